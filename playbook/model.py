@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import msgspec
 
 from playbook.errors import GuardError, JournalDamagedError
+from collections.abc import Mapping
+from playbook.ports import Evidence, Json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from playbook.errors import PlaybookError
-    from playbook.ports import Evidence, Json, View, World
+    from playbook.ports import View, World
 
 T = TypeVar("T")
 
@@ -103,6 +104,7 @@ class Observation:
     """PENDING: what it counts as once the wait is over: CONFLICT asks a human, ABSENT applies again."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Action(ABC):
     """One change to one resource, as data; a subclass is a frozen dataclass with a stable `kind`.
 
@@ -195,7 +197,7 @@ class Action(ABC):
 
 
 def _fields(action: Action) -> Iterable[Any]:
-    return fields(action)  # type: ignore[arg-type]  # every concrete action is a dataclass
+    return fields(action)
 
 
 def action_from_data(data: Mapping[str, Any]) -> Action:
@@ -370,6 +372,10 @@ class Trouble:
     remedy: str
     still_on: str = ""
     """What is live because of it, in words."""
+    cause: str = ""
+    """A short name that equal causes share, such as `AccessDenied`."""
+    failed: bool = False
+    """True: it was tried and refused; False: it waits, for a human, a gate or a time."""
 
 
 class Operator(Protocol):
@@ -423,6 +429,8 @@ class Step(ABC):
     phase: ClassVar[Phase]
     kinds: ClassVar[tuple[type[Action], ...]] = ()
     """The actions it may plan."""
+    closing: ClassVar[bool] = False
+    """True: it begins only when every earlier step is done, because it speaks of the whole."""
 
     @abstractmethod
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from playbook.secret import Secret
+from collections.abc import Callable, Mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from playbook.secret import Secret
 
-Json: TypeAlias = "str | int | bool | None | Sequence[Json] | Mapping[str, Json]"
+Json: TypeAlias = "str | int | bool | Sequence[Json] | Mapping[str, Json] | None"
 Evidence: TypeAlias = "Mapping[str, Json]"
 """What justifies a claim: ids, times, counts and booleans. Never a secret, never a tail of one."""
 
@@ -376,6 +377,8 @@ class Attempt:
     """None, or the `Effect` of the failure."""
     reset: bool = False
     """True when a later `Reset` sent the action back to planned: its secret is lost."""
+    kept: bool = False
+    """True when that `Reset` keeps what it made until its successor is in place."""
 
 
 class View(Protocol):
@@ -465,9 +468,9 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def display(text: str, limit: int = 400) -> str:
-    """Make foreign text safe for a terminal, a log or a report: one line, no control or invisible characters.
+    r"""Make foreign text safe for a terminal, a log or a report: one line, no control or invisible characters.
 
-    Escapes every character of the categories Cc, Cf, Cs, Co, Cn, Zl and Zp as `\\u{...}`, then cuts at `limit`.
+    Escapes every character of the categories Cc, Cf, Cs, Co, Cn, Zl and Zp as `\u{...}`, then cuts at `limit`.
     """
     if text.isascii() and text.isprintable():
         safe = text

@@ -1,0 +1,199 @@
+"""Which stored variable holds which access key: pure functions over masked variables and key lists.
+
+CircleCI shows the last four characters of a stored value, and AWS lists key ids, so a tail tells which key sits in
+which variable. A tail is evidence, not proof: four base-32 characters are about a million values, so a match needs
+an independent witness before it counts as strong.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from playbook.ports import AccessKey, MaskedVariable, Sink
+
+
+if TYPE_CHECKING:
+    from playbook.ports import SinkKind
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from playbook.ports import LastUsed
+
+NOT_SECRET: Final = re.compile(
+    r"(.*_)?(AWS_(DEFAULT_)?REGION|AWS_ACCOUNT(_ID)?|AWS_ROLE_ARN|AWS_(DEFAULT_)?PROFILE|AWS_DEFAULT_OUTPUT|AWS_PAGER"
+    r"|AWS_ECR_(REGISTRY|ACCOUNT)_?(ID|URL)?|AWS_RESOURCE_NAME_PREFIX)(_.*)?",
+    re.IGNORECASE,
+)
+"""Names that by AWS's own convention hold settings, not secrets."""
+_ID_NAME: Final = re.compile(r"ACCESS_?KEY_?ID|AWS_?ACCESS_?KEY(?!_?(ID|SECRET))|AWS_?KEY_?ID", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"SECRET_?ACCESS_?KEY|AWS_?SECRET(_?KEY)?|ACCESS_?KEY_?SECRET|SECRET_?KEY", re.IGNORECASE
+)
+_SIBLINGS: Final = (
+    ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"),
+    ("ACCESS_KEY_ID", "SECRET_KEY"),
+    ("ACCESS_KEY_ID", "ACCESS_KEY_SECRET"),
+    ("ACCESS_KEY_ID", "SECRET"),
+    ("ACCESS_KEY", "SECRET_ACCESS_KEY"),
+    ("ACCESS_KEY", "SECRET_KEY"),
+    ("KEY_ID", "SECRET_ACCESS_KEY"),
+    ("KEY_ID", "SECRET_KEY"),
+    ("KEY_ID", "KEY_SECRET"),
+    ("KEY_ID", "SECRET"),
+    ("_ID", "_SECRET"),
+    ("_KEY", "_SECRET"),
+)
+_TAIL: Final = re.compile(r"[A-Z2-7]{4}")
+_WORD: Final = re.compile(r"[a-z0-9]+")
+_COMMON_WORDS: Final = frozenset({"aws", "access", "key", "id", "secret", "circleci", "ci", "user", "bot", "the", "gh"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredVariable:
+    """One variable in one sink."""
+
+    sink: Sink
+    variable: MaskedVariable
+
+    @property
+    def id(self) -> str:
+        """Unique over all sinks: kind, sink and name."""
+        return variable_id(self.sink, self.variable.name)
+
+
+def variable_id(sink: Sink, name: str) -> str:
+    """The id by which an inventory, a question and a key's `stored_in` mean the same variable."""
+    return f"{sink.kind.value}:{sink.id}:{name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What one variable holds, as far as the tails say."""
+
+    stored: StoredVariable
+    confidence: str
+    """The values of `model.Confidence`."""
+    evidence: tuple[str, ...]
+    key: AccessKey | None = None
+    secret_name: str | None = None
+    """The variable beside it that holds the key's secret; None when none was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Everything the tails tell, both ways."""
+
+    matches: tuple[Match, ...]
+    """One for every variable that holds, or by its name should hold, an access key id."""
+    others: tuple[StoredVariable, ...]
+    """Variables that belong to no AWS pair and are not settings."""
+
+    def stored_in(self, key_id: str) -> tuple[Match, ...]:
+        """All places of one key."""
+        return tuple(match for match in self.matches if match.key is not None and match.key.id == key_id)
+
+
+def is_id_name(name: str) -> bool:
+    """Whether the name says that an access key id is stored here."""
+    return bool(_ID_NAME.search(name)) and not _SECRET_NAME.search(name)
+
+
+def secret_sibling(name: str, names: Iterable[str]) -> str | None:
+    """Find, among the names of one sink, the variable that holds the secret of the key id in `name`.
+
+    Prefixes, suffixes and the case of letters stay as they are: `TF_VAR_aws_access_key_id` has
+    `TF_VAR_aws_secret_access_key`, `AWS_ACCESS_KEY_ID_STAGING` has `AWS_SECRET_ACCESS_KEY_STAGING`.
+    """
+    present = set(names)
+    for part, replacement in _SIBLINGS:
+        for old, new in ((part, replacement), (part.lower(), replacement.lower())):
+            at = name.rfind(old)
+            if at >= 0:
+                candidate = name[:at] + new + name[at + len(old) :]
+                if candidate in present and candidate != name:
+                    return candidate
+    return None
+
+
+def correlate(
+    variables: Sequence[StoredVariable],
+    keys: Sequence[AccessKey],
+    last_used: Mapping[str, LastUsed] | None = None,
+) -> Correlation:
+    """Match every variable with the keys of every account by tail; see `Match`."""
+    by_tail: dict[str, list[AccessKey]] = {}
+    for key in keys:
+        by_tail.setdefault(key.id[-4:], []).append(key)
+    names: dict[tuple[SinkKind, str], list[str]] = {}
+    for stored in variables:
+        names.setdefault((stored.sink.kind, stored.sink.id), []).append(stored.variable.name)
+    matches: list[Match] = []
+    paired: set[str] = set()
+    for stored in variables:
+        beside = names[stored.sink.kind, stored.sink.id]
+        found = _match(stored, beside, by_tail, last_used or {})
+        if found is not None:
+            matches.append(found)
+            paired.add(stored.id)
+            if found.secret_name is not None:
+                paired.add(variable_id(stored.sink, found.secret_name))
+    others = tuple(
+        stored for stored in variables if stored.id not in paired and not NOT_SECRET.fullmatch(stored.variable.name)
+    )
+    return Correlation(matches=tuple(matches), others=others)
+
+
+def _match(
+    stored: StoredVariable, beside: list[str], by_tail: Mapping[str, list[AccessKey]], last_used: Mapping[str, LastUsed]
+) -> Match | None:
+    name, tail = stored.variable.name, stored.variable.tail
+    named = is_id_name(name)
+    if _SECRET_NAME.search(name) or NOT_SECRET.fullmatch(name):
+        return None
+    candidates = by_tail.get(tail, []) if tail and _TAIL.fullmatch(tail) else []
+    secret_name = secret_sibling(name, beside)
+    if not named and not candidates:
+        return None
+    if not candidates:
+        why = (
+            "CircleCI did not show its tail"
+            if tail is None
+            else f"tail {tail} is no key of these accounts: another account's, a deleted one's, or a stranger's"
+        )
+        return Match(stored=stored, confidence="unknown", evidence=(why,), secret_name=secret_name)
+    if len(candidates) > 1:
+        listed = ", ".join(f"{key.account}/{key.user}/{key.id}" for key in candidates)
+        why = f"tail {tail} fits {len(candidates)} keys: {listed}"
+        return Match(stored=stored, confidence="ambiguous", evidence=(why,), secret_name=secret_name)
+    key = candidates[0]
+    witnesses = _witnesses(stored, key, named=named, paired=secret_name is not None, used=last_used.get(key.id))
+    return Match(
+        stored=stored,
+        confidence="strong" if witnesses else "tail-only",
+        evidence=(f"tail {tail} fits one key only", *witnesses),
+        key=key,
+        secret_name=secret_name,
+    )
+
+
+def _witnesses(
+    stored: StoredVariable, key: AccessKey, *, named: bool, paired: bool, used: LastUsed | None
+) -> tuple[str, ...]:
+    """What speaks for the match besides its tail; nothing, when the dates contradict it."""
+    found: list[str] = []
+    shared = sorted(_words(key.user) & (_words(stored.sink.name) | _words(stored.variable.name)))
+    if shared:
+        found.append(f"the user's name and the place share '{shared[0]}'")
+    written = stored.variable.updated_at or stored.variable.created_at
+    # A project variable shows only when it was first made: an older date says nothing about its present value.
+    if written is not None and written >= key.created_at and named and paired:
+        found.append("the pair was written after the key was made")
+    elif stored.variable.updated_at is not None and stored.variable.updated_at < key.created_at:
+        return ()
+    if used is not None and used.at is not None and written is not None and used.at >= written and named:
+        found.append("the key was used after the variable was written")
+    return tuple(found)
+
+
+def _words(text: str) -> set[str]:
+    return {word for word in _WORD.findall(text.lower()) if len(word) > 1} - _COMMON_WORDS

@@ -1,0 +1,752 @@
+"""Plan, approve, perform, resume: the only file with control flow over actions.
+
+The life of one action is `_Lanes._act`; `docs/architecture.md` tells it in words. Lanes run side by side on threads
+and never talk to the operator: a lane that needs a human parks, and the main thread asks, one question at a time.
+Intents are on disk before their request leaves, and recovery asks the world, not the journal, what happened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+from playbook.errors import CredentialsError, DeclinedError, Effect, ExitCode, JournalDamagedError, ServiceError
+from playbook.journal import this_host
+from playbook.model import (
+    Action,
+    Case,
+    Finding,
+    Observation,
+    Phase,
+    Plan,
+    Recourse,
+    Recovery,
+    Status,
+    Trouble,
+    action_from_data,
+)
+from playbook.records import (
+    Applied,
+    Approved,
+    Done,
+    Failed,
+    Intended,
+    Observed,
+    Planned,
+    Reset,
+    Sealed,
+    Skipped,
+    TakenOver,
+    Verified,
+)
+from playbook.world import CaseWorld
+
+if TYPE_CHECKING:
+    from playbook.ports import Waits
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from playbook.journal import Journal
+    from playbook.model import Operator, Question, Step
+    from playbook.ports import Platforms
+
+T = TypeVar("T")
+Tell: TypeAlias = Callable[[str, "Mapping[str, Any]"], None]
+
+INVENTORY: Final = "inventory.jsonl"
+ATTEMPTS_MAX: Final = 5
+"""Durable intents of one action before a human is asked: a retry loop has a budget (L1)."""
+REPAIRS_MAX: Final = 3
+BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 10.0)
+SETTLED: Final = frozenset({"verified", "skipped"})
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    troubles: tuple[Trouble, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    """The steps that are not done."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """11 while anything waits, 12 when some targets failed or were left out after trouble, else 0."""
+        if any(not trouble.failed for trouble in self.troubles):
+            return ExitCode.WAITING
+        if self.troubles or self.skipped:
+            return ExitCode.SOME_FAILED
+        return ExitCode.WAITING if self.unfinished else ExitCode.DONE
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: the responder asked, and the case can be resumed
+    """The run was asked to stop; every call in flight was finished and journaled."""
+
+
+class _Ask:
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def __call__(self, question: Question[T]) -> T:
+        return self._operator.answer(question)
+
+    def all(self, questions: Sequence[Question[T]]) -> list[T]:
+        return self._operator.answer_all(questions) if questions else []
+
+
+class Engine:
+    """Carries a case from where its journal stands to its end, or to where it must wait."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        platforms: Platforms,
+        operator: Operator,
+        *,
+        waits: Waits | None = None,
+        parallel: int = 16,
+        pilot: int = 1,
+        max_failures: int = 3,
+        approved: frozenset[str] = frozenset(),
+        tell: Tell = lambda _event, _fields: None,
+        executor: Callable[[int], Executor] = ThreadPoolExecutor,
+    ) -> None:
+        """`approved`: the digests of the actions that were reviewed; anything else is put to the operator."""
+        self.journal = journal
+        self.world = CaseWorld(platforms, journal, waits=waits, parallel=parallel)
+        self.operator = operator
+        self.parallel = parallel
+        self.pilot = pilot
+        self.max_failures = max_failures
+        self.approved = approved
+        self.tell = tell
+        self.executor = executor
+        self.stopping = False
+        self._providers: list[Action] = []
+
+    def stop(self) -> None:
+        """Ask the lanes to finish the call in flight and start nothing new; safe in a signal handler."""
+        self.stopping = True
+
+    def run(self, steps: Iterable[Step]) -> Outcome:
+        """Carry out every step that is not done, in order; lanes in trouble do not stop the others."""
+        self._take_over()
+        troubles: list[Trouble] = []
+        unfinished: list[str] = []
+        for step in steps:
+            if step.id in self.journal.state.done:
+                self._remember_providers(step.id)
+                continue
+            if step.closing and (troubles or unfinished):
+                unfinished.append(step.id)
+                continue
+            try:
+                met = self._run_step(step)
+            except CredentialsError:
+                self._park_unused()
+                raise
+            troubles += met
+            if met:
+                unfinished.append(step.id)
+        self._park_unused()
+        outcome = Outcome(
+            troubles=tuple(troubles),
+            findings=self._findings(),
+            skipped=tuple(key for key, progress in self.journal.state.progress.items() if progress.state == "skipped"),
+            unfinished=tuple(unfinished),
+        )
+        if not unfinished:
+            self.journal.append(Sealed(outcome=outcome.exit_code.name.lower(), exit_code=int(outcome.exit_code)))
+        return outcome
+
+    # -- steps --
+
+    def _take_over(self) -> None:
+        state = self.journal.state
+        if not state.hosts or state.hosts[-1] == this_host():
+            return
+        # On another machine a forged journal must not choose where a secret goes: every plan is approved again.
+        for step in state.plans:
+            if step not in state.done and (plan := self._recorded_plan(step)) is not None:
+                self._approve(plan, by_whom="takeover", reviewed=frozenset())
+        self.journal.append(TakenOver(host=this_host()))
+
+    def _run_step(self, step: Step) -> list[Trouble]:
+        self.tell("step", {"step": step.id, "title": step.title, "phase": step.phase.value})
+        plan = self._recorded_plan(step.id)
+        if plan is None or not self._is_approved(plan):
+            plan = step.plan(self.world, self._case(), _Ask(self.operator))
+            self._record_plan(plan)
+            self._approve(plan, by_whom="run", reviewed=self.approved)
+        self.tell("planned", {"step": step.id, "actions": len(plan.actions), "findings": plan.findings})
+        self._providers += [action for action in plan.actions if action.provides]
+        lost = self._settle_lost_secrets(plan.actions)
+        lanes = _Lanes(self, plan.actions, stuck=lost, piloted=step.phase is not Phase.CONTAINMENT)
+        troubles = lanes.run()
+        if not troubles:
+            self.journal.append(Done(step=step.id))
+        return troubles
+
+    def _recorded_plan(self, step: str) -> Plan | None:
+        recorded = self.journal.state.plan(step)
+        if recorded is None:
+            return None
+        digest, parts = recorded
+        actions = tuple(action_from_data(data) for part in parts for data in part.actions)
+        findings = tuple(Finding(**finding) for part in parts for finding in part.findings)
+        plan = Plan(step=step, actions=actions, findings=findings)
+        if plan.digest() != digest:
+            raise JournalDamagedError(
+                f"The plan of {step} in the journal is not the one its digest names.",
+                remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
+            )
+        return plan
+
+    def _remember_providers(self, step: str) -> None:
+        plan = self._recorded_plan(step)
+        self._providers += [action for action in plan.actions if action.provides] if plan else []
+
+    def _record_plan(self, plan: Plan) -> None:
+        attachment = self.journal.attach(INVENTORY, plan.attachment) if plan.attachment else ""
+        lanes = [(lane, list(members)) for lane, members in groupby(_by_lane(plan.actions), key=lambda a: a.lane)]
+        digest, parts = plan.digest(), 1 + len(lanes)
+        findings = [{"level": item.level, "text": item.text, "due_at": item.due_at} for item in plan.findings]
+        head = Planned(
+            step=plan.step, round=0, part=0, parts=parts, digest=digest, findings=findings, attachment=attachment
+        )
+        self.journal.append(head)
+        for number, (lane, members) in enumerate(lanes, start=1):
+            data = [action.data() for action in members]
+            self.journal.append(
+                Planned(step=plan.step, round=0, part=number, parts=parts, digest=digest, lane=lane, actions=data)
+            )
+
+    def _is_approved(self, plan: Plan) -> bool:
+        approved = self.journal.state.approvals.get(f"step:{plan.step}")
+        return approved is not None and approved.digest == plan.digest()
+
+    def _approve(self, plan: Plan, *, by_whom: str, reviewed: frozenset[str]) -> None:
+        unreviewed = tuple(a for a in plan.actions if a.changes and a.digest() not in reviewed)
+        if unreviewed:
+            self.tell("approval", {"step": plan.step, "actions": len(unreviewed)})
+            if not self.operator.approve(plan):
+                raise DeclinedError(
+                    f"The plan of {plan.step} was declined; none of it was carried out.",
+                    remedy="`resume` plans it again and asks again; `status` says what was done before.",
+                )
+            by_whom = "operator"
+        self.journal.append(Approved(subject=f"step:{plan.step}", digest=plan.digest(), by=by_whom, host=this_host()))
+
+    def _case(self) -> Case:
+        state = self.journal.state
+        attachment = next((part.attachment for parts in state.plans.values() for part in parts if part.attachment), "")
+        return Case(
+            id=state.opened.case if state.opened else "",
+            answers={key: record.value for key, record in state.answers.items()},
+            inventory=self.journal.attachment(INVENTORY, attachment) if attachment else (),
+            done=frozenset(state.done),
+            verified=frozenset(key for key, progress in state.progress.items() if progress.state == "verified"),
+            unsettled=tuple(key for key, progress in state.progress.items() if progress.state not in SETTLED),
+        )
+
+    def _findings(self) -> tuple[Finding, ...]:
+        parts = (part for parts in self.journal.state.plans.values() for part in parts)
+        return tuple(Finding(**finding) for part in parts for finding in part.findings)
+
+    # -- lost secrets (invariants 2.4) --
+
+    def _settle_lost_secrets(self, actions: Sequence[Action]) -> dict[str, Trouble]:
+        """Send back to planned what hangs on a secret nobody holds; answer the keys that wait for a human."""
+        stuck: dict[str, Trouble] = {}
+        state = self.journal.state
+        for provider in (action for action in actions if action.provides):
+            mine = [action for action in actions if action.credential == provider.credential]
+            users = [action for action in mine if action.needs]
+            lost = (
+                state.of(provider.key).state in {"applied", "verified"}
+                and provider.credential not in self.world.held
+                and any(state.of(action.key).state not in SETTLED for action in users)
+            )
+            if not lost:
+                continue
+            made = state.of(provider.key).attempts[-1].applied or {}
+            # Reading every sink again, not the journal: an absent tail counts as holding.
+            holders = [action for action in users if action.holds(self.world, made)]
+            if not holders:
+                self._reset(mine, made, first=[], keep=False)
+                continue
+            others = [action for action in users if action not in holders and action.changes]
+            recovery = self._choose_recovery(provider, made, holders, others)
+            if recovery is Recovery.STOP:
+                trouble = Trouble(
+                    action=provider,
+                    reason=f"the secret of {made.get('key_id', 'the new key')} is lost and "
+                    f"{len(holders)} place(s) already hold it",
+                    remedy='Decide who may break: `resume` asks (in batch: on_lost_secret = "recreate").',
+                    still_on=f"{made.get('key_id', 'the new key')} and the old key are both active",
+                    cause="lost-secret",
+                )
+                stuck.update({action.key: trouble for action in mine})
+            else:
+                first = holders if recovery is Recovery.REWRITE_SWITCHED else others
+                self._reset(mine, made, first=first, keep=recovery is Recovery.CUT_OLD)
+        return stuck
+
+    def _choose_recovery(
+        self, provider: Action, made: Mapping[str, Any], holders: list[Action], others: list[Action]
+    ) -> Recovery:
+        recovery = self.operator.lost_secret(provider, holders, others)
+        if recovery is not Recovery.STOP:
+            dies = made.get("key_id" if recovery is Recovery.REWRITE_SWITCHED else "replaces", provider.key)
+            self.journal.append(Approved(subject=f"outage:{dies}", digest="", by=recovery.value, host=this_host()))
+        return recovery
+
+    def _reset(self, actions: list[Action], made: Mapping[str, Any], *, first: list[Action], keep: bool) -> None:
+        self.journal.append(
+            Reset(
+                keys=[action.key for action in actions],
+                lost=str(made.get("key_id", "")),
+                reason="nobody holds its secret any more",
+                first=[action.key for action in first],
+                keep=keep,
+            )
+        )
+        self.tell("reset", {"lost": made.get("key_id", ""), "actions": len(actions)})
+
+    def _park_unused(self) -> None:
+        """Before the run stops, make harmless every live key of ours that no sink holds (invariant I6b)."""
+        state = self.journal.state
+        for provider in self._providers:
+            progress = state.of(provider.key)
+            made = progress.attempts[-1].applied if progress.attempts else None
+            if made is None or progress.state not in {"applied", "verified"} or progress.attempts[-1].reset:
+                continue
+            users = [action for action in self._users_of(provider) if state.of(action.key).state not in SETTLED]
+            if not users or any(state.of(action.key).state == "verified" for action in self._users_of(provider)):
+                continue
+            try:
+                if any(action.holds(self.world, made) for action in users):
+                    continue
+                for action in provider.park(made):
+                    self._do_now(action)
+                self.world.drop(provider.credential)
+            except (ServiceError, CredentialsError):
+                self.tell("still-on", {"key_id": made.get("key_id", ""), "why": "it could not be switched off"})
+
+    def _users_of(self, provider: Action) -> list[Action]:
+        for step in self.journal.state.plans:
+            plan = self._recorded_plan(step)
+            if plan is not None and any(action.key == provider.key for action in plan.actions):
+                return [a for a in plan.actions if a.needs and a.changes and a.credential == provider.credential]
+        return []
+
+    def _do_now(self, action: Action) -> None:
+        """Carry out one idempotent action of our own, outside any lane."""
+        if action.observe(self.world).status is not Status.ABSENT:
+            return
+        self.declare(action, {}, embedded=True)
+        self.journal.append(Applied(key=action.key, evidence=dict(action.apply(self.world))))
+
+    def declare(self, action: Action, basis: Mapping[str, Any], *, embedded: bool) -> None:
+        """Put the intent on disk; nothing is sent without it."""
+        data = action.data() if embedded else None
+        self.journal.append(Intended(key=action.key, basis=dict(basis), action=data))
+
+
+def _by_lane(actions: Sequence[Action]) -> list[Action]:
+    order: dict[str, int] = {}
+    for action in actions:
+        order.setdefault(action.lane, len(order))
+    return sorted(actions, key=lambda action: order[action.lane])
+
+
+class _Turn(Enum):
+    """Why a lane gave its thread back."""
+
+    FINISHED = auto()
+    BLOCKED = auto()
+    ASLEEP = auto()
+    PARKED = auto()
+    STOPPED = auto()
+
+
+@dataclass(kw_only=True)
+class _Lane:
+    name: str
+    queue: deque[Action]
+    group: int = 0
+    wake_at: float = 0.0
+    trouble: Trouble | None = None
+    detour: deque[Action] = field(default_factory=deque)
+    """Repairs or undoing, before the queue goes on."""
+    after_detour: Trouble | None = None
+    pending_since: dict[str, float] = field(default_factory=dict)
+    repairs: Counter[str] = field(default_factory=Counter)
+    tries: Counter[str] = field(default_factory=Counter)
+
+    def head(self) -> Action | None:
+        return self.detour[0] if self.detour else (self.queue[0] if self.queue else None)
+
+
+class _Lanes:
+    """The lanes of one step, from where the journal stands until each is finished or parked."""
+
+    def __init__(
+        self, engine: Engine, actions: Sequence[Action], *, stuck: Mapping[str, Trouble], piloted: bool
+    ) -> None:
+        self._engine = engine
+        self._journal = engine.journal
+        self._world = engine.world
+        self._actions = {action.key: action for action in actions}
+        self._piloted = piloted
+        self._error: BaseException | None = None
+        self._lanes = [
+            _Lane(name=name, queue=deque(action for action in members if not self._is_settled(action.key)))
+            for name, members in groupby(_by_lane(actions), key=lambda action: action.lane)
+        ]
+        for lane in self._lanes:
+            lane.trouble = next((stuck[action.key] for action in lane.queue if action.key in stuck), None)
+        self._lane_of = {action.key: lane for lane in self._lanes for action in lane.queue}
+        self._number_groups()
+
+    def _is_settled(self, key: str) -> bool:
+        return self._journal.state.of(key).state in SETTLED
+
+    def _number_groups(self) -> None:
+        """Give lanes that hang together, through `after` or a credential, one number: a key and all its places."""
+        lane_of = self._lane_of
+        parent = {lane.name: lane.name for lane in self._lanes}
+
+        def root(name: str) -> str:
+            while parent[name] != name:
+                name = parent[name]
+            return name
+
+        for lane in self._lanes:
+            for action in lane.queue:
+                for key in action.after:
+                    if key in lane_of:
+                        parent[root(lane.name)] = root(lane_of[key].name)
+        # Groups with an open intent go first: torn pairs before anything else (I10), and secrets in hand.
+        opened = {root(lane.name) for lane in self._lanes if any(self._is_open(a.key) for a in lane.queue)}
+        names = sorted({root(lane.name) for lane in self._lanes}, key=lambda name: name not in opened)
+        numbers = {name: number for number, name in enumerate(names)}
+        for lane in self._lanes:
+            lane.group = numbers[root(lane.name)]
+
+    def _is_open(self, key: str) -> bool:
+        return self._journal.state.of(key).state in {"intended", "applied"}
+
+    # -- scheduling: main thread only --
+
+    def run(self) -> list[Trouble]:
+        """Work until every lane is finished or parked for good."""
+        width = min(self._engine.parallel, max(1, len(self._lanes)))
+        with self._engine.executor(width) as pool:
+            running: dict[Future[_Turn], _Lane] = {}
+            try:
+                self._loop(pool, running)
+            except BaseException:
+                self._engine.stop()
+                wait(running)
+                raise
+        return [lane.trouble for lane in self._lanes if lane.trouble is not None]
+
+    def _loop(self, pool: Executor, running: dict[Future[_Turn], _Lane]) -> None:
+        clock = self._world.clock
+        while True:
+            if self._engine.stopping and not running:
+                raise Interrupted
+            busy = set(map(id, running.values()))
+            for lane in self._ready(busy, clock.monotonic()):
+                running[pool.submit(self._advance, lane)] = lane
+            if running:
+                sleeping = [lane.wake_at for lane in self._lanes if lane.wake_at > clock.monotonic()]
+                timeout = max(0.0, min(sleeping) - clock.monotonic()) if sleeping else None
+                finished, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    del running[future]
+                    future.result()
+            elif asleep := self._asleep():
+                due = min(lane.wake_at for lane in asleep)
+                self._engine.tell("waiting", {"seconds": round(due - clock.monotonic(), 1), "lanes": len(asleep)})
+                clock.sleep(max(0.0, due - clock.monotonic()))
+            elif not self._ask_about_troubles():
+                self._hold_back_the_rest()
+                return
+
+    def _asleep(self) -> list[_Lane]:
+        admitted = self._admitted()
+        return [
+            lane
+            for lane in self._lanes
+            if lane.group in admitted and lane.trouble is None and lane.head() is not None and lane.wake_at
+        ]
+
+    def _ready(self, busy: set[int], now: float) -> list[_Lane]:
+        admitted = self._admitted()
+        return [
+            lane
+            for lane in self._lanes
+            if lane.group in admitted
+            and id(lane) not in busy
+            and lane.trouble is None
+            and (action := lane.head()) is not None
+            and lane.wake_at <= now
+            and (lane.detour or not self._is_blocked(action))
+        ]
+
+    def _admitted(self) -> frozenset[int]:
+        """The groups let in now: the pilot alone first, then `parallel` at once, none new after too many failures."""
+        groups = sorted({lane.group for lane in self._lanes if self._is_moving(lane)})
+        if self._too_many_failures():
+            groups = [group for group in groups if self._has_begun(group)]
+        pilots = self._engine.pilot if self._piloted else 0
+        if any(group < pilots for group in groups):
+            groups = [group for group in groups if group < pilots]
+        return frozenset(groups[: self._engine.parallel])
+
+    def _is_moving(self, lane: _Lane) -> bool:
+        return lane.trouble is None and (action := lane.head()) is not None and not self._waits_for_parked(action)
+
+    def _waits_for_parked(self, action: Action, depth: int = 0) -> bool:
+        """Whether something it waits for, directly or not, is parked: then it cannot move in this run."""
+        if depth > len(self._actions):
+            return False
+        for key in self._blockers(action):
+            lane = self._lane_of.get(key)
+            if lane is None or lane.trouble is not None:
+                return True
+            if (head := lane.head()) is not None and self._waits_for_parked(head, depth + 1):
+                return True
+        return False
+
+    def _has_begun(self, group: int) -> bool:
+        lanes = [lane for lane in self._lanes if lane.group == group]
+        return any(self._journal.state.of(action.key).attempts for lane in lanes for action in lane.queue)
+
+    def _too_many_failures(self) -> bool:
+        causes = Counter(lane.trouble.cause for lane in self._lanes if lane.trouble and lane.trouble.failed)
+        return bool(causes) and max(causes.values()) >= self._engine.max_failures
+
+    def _blockers(self, action: Action) -> list[str]:
+        first = self._journal.state.first.get(action.key, frozenset())
+        needed = [*action.after, *(key for key in first if action.needs and key in self._actions)]
+        return [key for key in needed if self._journal.state.of(key).state != "verified"]
+
+    def _is_blocked(self, action: Action) -> bool:
+        return bool(self._blockers(action))
+
+    def _ask_about_troubles(self) -> bool:
+        """Put each parked lane to the operator; say whether any goes on."""
+        moved = False
+        # Lanes that hold a secret come first: it is lost when the process ends.
+        lanes = sorted(
+            (lane for lane in self._lanes if lane.trouble is not None and lane.head() is not None),
+            key=lambda lane: (head := lane.head()) is None or head.credential not in self._world.held,
+        )
+        for lane in lanes:
+            action = lane.head()
+            if lane.trouble is None or action is None or lane.trouble.cause == "lost-secret":
+                continue
+            recourse = self._engine.operator.recourse(lane.trouble)
+            if recourse is Recourse.RETRY:
+                lane.trouble, lane.wake_at = None, 0.0
+                lane.pending_since.clear()
+                lane.tries.clear()
+                lane.repairs.clear()
+                moved = True
+            elif recourse is Recourse.SKIP:
+                self._skip(action.key, f"left out by the responder: {lane.trouble.reason}")
+                lane.trouble, moved = None, True
+        return moved
+
+    def _skip(self, key: str, reason: str) -> None:
+        """Leave an action out, and everything that was to follow it."""
+        self._journal.append(Skipped(key=key, reason=reason))
+        for lane in self._lanes:
+            lane.detour.clear()
+            kept: deque[Action] = deque()
+            for action in lane.queue:
+                if action.key == key:
+                    continue
+                follows = key in action.after or (action.lane == self._actions[key].lane and not kept)
+                if follows and not self._is_settled(action.key):
+                    self._skip(action.key, f"it follows {key}, which was left out")
+                elif not self._is_settled(action.key):
+                    kept.append(action)
+            lane.queue = deque(action for action in kept if not self._is_settled(action.key))
+
+    def _hold_back_the_rest(self) -> None:
+        """Say of every lane that could not begin what it waits for."""
+        for lane in self._lanes:
+            action = lane.head()
+            if lane.trouble is not None or action is None:
+                continue
+            blockers = self._blockers(action)
+            if blockers:
+                reason, cause = f"it waits for {blockers[0]}", "waits"
+            else:
+                reason = f"{self._engine.max_failures} others failed for one cause, so it was not begun"
+                cause = "not-begun"
+            lane.trouble = Trouble(
+                action=action, reason=reason, remedy="It goes on with `resume` once that is settled.", cause=cause
+            )
+
+    # -- acting: worker threads --
+
+    def _advance(self, lane: _Lane) -> _Turn:
+        """Go on with one lane until it is finished or must give its thread back."""
+        lane.wake_at = 0.0
+        while (action := lane.head()) is not None:
+            if self._engine.stopping:
+                return _Turn.STOPPED
+            if not lane.detour and self._is_blocked(action):
+                return _Turn.BLOCKED
+            try:
+                turn = self._act(lane, action)
+            except ServiceError as error:
+                turn = self._failed_look(lane, action, error)
+            if turn is not None:
+                return turn
+            if lane.after_detour is not None and not lane.detour:
+                lane.trouble, lane.after_detour = lane.after_detour, None
+                return _Turn.PARKED
+        return _Turn.FINISHED
+
+    def _act(self, lane: _Lane, action: Action) -> _Turn | None:
+        """Move one action one turn on (rows 3 to 8 of its life); None when the lane may go on at once."""
+        seen = action.observe(self._world)
+        status = self._settle_pending(lane, action, seen)
+        match status:
+            case Status.PRESENT:
+                self._verified(lane, action, seen)
+                return None
+            case Status.PENDING:
+                return _Turn.ASLEEP if lane.trouble is None else _Turn.PARKED
+            case Status.CONFLICT:
+                return self._conflict(lane, action, seen)
+            case Status.TAINTED:
+                return self._repair(lane, action, seen)
+            case Status.ABSENT:
+                return self._apply(lane, action, seen)
+
+    def _verified(self, lane: _Lane, action: Action, seen: Observation) -> None:
+        self._journal.append(Verified(key=action.key, evidence=dict(seen.evidence)))
+        self._world.looked(action.key, None)
+        lane.pending_since.pop(action.key, None)
+        (lane.detour or lane.queue).popleft()
+        self._engine.tell("verified", {"key": action.key, "what": action.describe(), "changes": action.changes})
+
+    def _settle_pending(self, lane: _Lane, action: Action, seen: Observation) -> Status:
+        """Bound a pending look: set when to look again, or say what it counts as now that its wait is over."""
+        if seen.status is not Status.PENDING:
+            self._world.looked(action.key, None)
+            lane.pending_since.pop(action.key, None)
+            return seen.status
+        now = self._world.clock.monotonic()
+        since = lane.pending_since.setdefault(action.key, now)
+        looks = len(self._world.looks(action.key))
+        self._world.looked(action.key, seen.evidence)
+        limit = float(getattr(self._world.waits, seen.wait)) if seen.wait else float(self._world.waits.patience)
+        left = since + limit - now
+        if left <= 0 and looks:
+            lane.pending_since.pop(action.key, None)
+            self._world.looked(action.key, None)
+            return seen.otherwise
+        pause = seen.again_s or BACKOFF_S[min(looks, len(BACKOFF_S) - 1)]
+        if pause > self._world.waits.patience or now - since > self._world.waits.patience:
+            self._park(lane, action, seen.reason or "it needs more time than this run may wait", "time")
+            return Status.PENDING
+        lane.wake_at = now + max(0.0, min(pause, left) if seen.wait else pause)
+        return Status.PENDING
+
+    def _conflict(self, lane: _Lane, action: Action, seen: Observation) -> _Turn | None:
+        """The premise is gone: undo what this action itself did, then stop the lane for a human."""
+        attempts = self._world.past(action.key)
+        done = attempts[-1].applied if attempts and not attempts[-1].reset else None
+        undoing = action.undo(done) if done is not None else ()
+        if undoing and not lane.detour:
+            lane.detour = deque(undoing)
+            lane.after_detour = self._trouble(action, f"{seen.reason}; it was undone at once", "conflict")
+            self._observed(action, seen)
+            return None
+        self._observed(action, seen)
+        self._park(lane, action, seen.reason, "conflict")
+        return _Turn.PARKED
+
+    def _observed(self, action: Action, seen: Observation) -> None:
+        self._journal.append(
+            Observed(key=action.key, status=seen.status.value, evidence=dict(seen.evidence), reason=seen.reason)
+        )
+
+    def _repair(self, lane: _Lane, action: Action, seen: Observation) -> _Turn | None:
+        lane.repairs[action.key] += 1
+        if lane.repairs[action.key] > REPAIRS_MAX:
+            self._park(lane, action, f"{seen.reason}; it came back after {REPAIRS_MAX} repairs", "conflict")
+            return _Turn.PARKED
+        self._observed(action, seen)
+        self._engine.tell("repair", {"key": action.key, "why": seen.reason})
+        lane.detour.extendleft(reversed(action.repair(seen)))
+        return None
+
+    def _apply(self, lane: _Lane, action: Action, seen: Observation) -> _Turn | None:
+        """Declare, then make the one remote change."""
+        lane.tries[action.key] += 1
+        if lane.tries[action.key] > ATTEMPTS_MAX:
+            self._park(lane, action, f"it did not hold after {ATTEMPTS_MAX} tries", "retries", failed=True)
+            return _Turn.PARKED
+        embedded = action.key not in self._actions
+        self._engine.declare(action, seen.evidence, embedded=embedded)
+        try:
+            evidence = action.apply(self._world)
+        except ServiceError as error:
+            self._journal.append(Failed(key=action.key, effect=error.effect.value, code=error.code))
+            if error.effect is Effect.UNKNOWN:
+                # Look, do not repeat: `observe` says whether it happened.
+                return None
+            return self._refused(lane, action, error)
+        except CredentialsError:
+            self._journal.append(Failed(key=action.key, effect=Effect.NONE.value, code="Credentials"))
+            raise
+        self._journal.append(Applied(key=action.key, evidence=dict(evidence)))
+        self._engine.tell("applied", {"key": action.key, "what": action.describe()})
+        return None
+
+    def _refused(self, lane: _Lane, action: Action, error: ServiceError) -> _Turn:
+        if error.retryable and lane.tries[action.key] < ATTEMPTS_MAX:
+            lane.wake_at = self._world.clock.monotonic() + BACKOFF_S[lane.tries[action.key] - 1]
+            return _Turn.ASLEEP
+        self._park(lane, action, error.message, error.code, failed=True, remedy=error.remedy)
+        return _Turn.PARKED
+
+    def _failed_look(self, lane: _Lane, action: Action, error: ServiceError) -> _Turn:
+        """A read failed after the client's own retries: look again a few times, then ask."""
+        name = f"look:{action.key}"
+        lane.tries[name] += 1
+        if error.retryable and lane.tries[name] <= ATTEMPTS_MAX:
+            lane.wake_at = self._world.clock.monotonic() + BACKOFF_S[lane.tries[name] - 1]
+            return _Turn.ASLEEP
+        self._park(lane, action, error.message, error.code, failed=True, remedy=error.remedy)
+        return _Turn.PARKED
+
+    def _trouble(self, action: Action, reason: str, cause: str, *, failed: bool = False, remedy: str = "") -> Trouble:
+        return Trouble(
+            action=action,
+            reason=reason,
+            remedy=remedy or "Look at it, then `resume`.",
+            cause=cause,
+            failed=failed,
+        )
+
+    def _park(
+        self, lane: _Lane, action: Action, reason: str, cause: str, *, failed: bool = False, remedy: str = ""
+    ) -> None:
+        lane.trouble = self._trouble(action, reason, cause, failed=failed, remedy=remedy)
+        self._engine.tell("parked", {"key": action.key, "what": action.describe(), "why": reason})

@@ -1,0 +1,87 @@
+"""The far side of the network: the state all twins share, and the one way a call goes through it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from playbook.twins import state as states
+from playbook.twins.clock import VirtualClock
+from playbook.twins.faults import READ_RETRIES, Call, Faults
+from playbook.twins.switches import Switches
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+R = TypeVar("R")
+OnCall: TypeAlias = Callable[[Call, Literal["before", "after"]], None]
+
+
+class Remote:
+    """The state, its clock, its file, and what strikes or watches the calls.
+
+    One lock makes every call atomic; the hook and the faults run outside it, so that they may wait or look.
+    """
+
+    def __init__(
+        self,
+        state: states.State,
+        *,
+        path: Path | None = None,
+        switches: Switches | None = None,
+        faults: Faults | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.state = state
+        self.path = path
+        self.switches = switches or Switches()
+        self.faults = faults or Faults()
+        self.random = rng or random.SystemRandom()
+        self.clock = VirtualClock(state.now, on_sleep=self.save)
+        self.on_call: OnCall | None = None
+        self.lock = threading.RLock()
+        self._changed = False
+        if path is not None and not path.exists():
+            self.save()
+
+    def save(self) -> None:
+        """Bring the state and its time to the file, if there is one."""
+        with self.lock:
+            self.state.now = self.clock.now()
+            self._changed = False
+            if self.path is not None:
+                states.save(self.state, self.path)
+
+    def changed(self) -> None:
+        """Note that a read left a trace (the last use of a key), which has to be kept as well."""
+        self._changed = True
+
+    def ago(self, seconds: float) -> datetime:
+        """The moment so many seconds back, before which things are visible under a lag."""
+        return self.clock.now() - timedelta(seconds=seconds)
+
+    def call(self, call: Call, effect: Callable[[], R], *, retries: int = READ_RETRIES) -> R:
+        """Carry out one remote call: hook, faults, the effect and its saving, faults, hook, reply."""
+        self._watch(call, "before")
+        try:
+            self.faults.before(call, self.clock, retries=retries)
+            with self.lock:
+                if call.write:
+                    self.clock.advance(self.switches.write_s)
+                try:
+                    reply = effect()
+                finally:
+                    if call.write or self._changed:
+                        self.save()
+            self.faults.after(call)
+        finally:
+            self._watch(call, "after")
+        return reply
+
+    def _watch(self, call: Call, moment: Literal["before", "after"]) -> None:
+        if self.on_call is not None:
+            self.on_call(call, moment)

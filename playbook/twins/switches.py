@@ -1,0 +1,65 @@
+"""Every behaviour on which the sources disagree or which production varies, as one switch each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FreshTail(StrEnum):
+    """What a list shows of a variable while the lag of its last write lasts."""
+
+    NOTHING = "nothing"
+    """The new times, and no tail."""
+    OLD = "old"
+    """The state before the write, times included; a new name is not listed at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switches:
+    """The defaults are what production is believed to do, with realistic lags on (facts/aws 2, facts/circleci 10)."""
+
+    # AWS
+    sts_lag_s: float = 4
+    """Until STS accepts a new key."""
+    off_lag_s: float = 4
+    """STS goes on accepting a key for so long after it was deactivated or deleted; the same for a key turned on."""
+    list_lag_s: float = 2
+    """Until a list shows a new key, and until it stops showing a deleted one."""
+    status_lag_s: float = 0
+    """Until a list shows a changed status."""
+    trail_lag_s: float = 120
+    """Until CloudTrail delivers an event."""
+    trail_denied: bool = False
+    """CloudTrail answers AccessDenied."""
+    use_span_s: float = 900
+    """Of the uses of a key in such a span only the first is recorded."""
+    keys_per_user: int | None = None
+    """The access keys quota of every account; None: the account's own, which is 2."""
+    write_s: float = 0.1
+    """What one write takes, so that two writes never share a moment."""
+
+    # CircleCI
+    tail_lag_s: float = 2
+    """Until a list shows what was written."""
+    fresh_tail: FreshTail = FreshTail.NOTHING
+    missing_context_status: int = 403
+    """Measured: 403 for every context that cannot be resolved; the specification says 404."""
+    spec_paging: bool = False
+    """False: variables beyond the 100th of a context are unreachable, whatever token is sent."""
+    variables_per_context: int = 100
+    delete_missing_status: int = 200
+    """Over HTTP, when the deleted variable was not there."""
+    overwrite_moves_created_at: bool = False
+    """A project variable that is POSTed again gets a new `created_at`."""
+    duplicate_context_status: int = 409
+    """For a second context of the same name."""
+    create_context_status: int = 200
+    snake_case_times: bool = True
+    """Project variables carry `created_at`; False: `created-at`, as the specification says."""
+    v3_lists_projects: bool = True
+    """False: `/api/v3/projects` is only a slug resolver and refuses a list."""
+    private_pages_loop: bool = False
+    """The private project list begins again after its last page."""
+    retry_after: bool = True
+    """A 429 says when to come back."""

@@ -1,0 +1,113 @@
+"""A world bound to a case: the platforms, the secrets in memory, and what the journal remembers of each action."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from playbook.errors import GuardError
+from playbook.ports import Waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from playbook.journal import Journal
+    from playbook.ports import Attempt, Aws, CircleCi, Clock, Credential, Evidence, Identity, Platforms
+    from playbook.secret import Secret
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class CaseWorld:
+    """Implements `ports.World`; given to a step or to `observe`, it is a `ports.View`."""
+
+    def __init__(
+        self, platforms: Platforms, journal: Journal, *, waits: Waits | None = None, parallel: int = 1
+    ) -> None:
+        self._platforms = platforms
+        self._journal = journal
+        self._waits = waits or Waits()
+        self._parallel = parallel
+        self._held: dict[str, Credential | Secret] = {}
+        self._looks: dict[str, list[Evidence]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The ids of the named AWS accounts."""
+        return tuple(sorted(self._platforms.aws))
+
+    @property
+    def circleci(self) -> CircleCi:
+        """CircleCI."""
+        return self._platforms.circleci
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of this world."""
+        return self._platforms.clock
+
+    @property
+    def waits(self) -> Waits:
+        """The waits in force."""
+        return self._waits
+
+    @property
+    def held(self) -> Mapping[str, Credential | Secret]:
+        """The secrets in memory, by the name of their credential."""
+        return MappingProxyType(self._held)
+
+    def aws(self, account: str) -> Aws:
+        """One of `accounts`; an action that names another one was not planned for this world."""
+        try:
+            return self._platforms.aws[account]
+        except KeyError:
+            raise GuardError(
+                f"The plan names the AWS account {account}, which this run is not connected to.",
+                remedy="Name its profile with --profile or a role in it with --role-arn. Nothing was changed.",
+            ) from None
+
+    def identify(self, credential: Credential) -> Identity | None:
+        """Who STS says the credential is; None while it is not accepted."""
+        return self._platforms.identify(credential)
+
+    def past(self, key: str) -> tuple[Attempt, ...]:
+        """The intents so far of one action, oldest first."""
+        return self._journal.attempts(key)
+
+    def looks(self, key: str) -> tuple[Evidence, ...]:
+        """The evidence of this process's pending looks at one action."""
+        return tuple(self._looks.get(key, ()))
+
+    def looked(self, key: str, evidence: Evidence | None) -> None:
+        """Remember a pending look, or (None) forget them once the action moved."""
+        with self._lock:
+            if evidence is None:
+                self._looks.pop(key, None)
+            else:
+                self._looks.setdefault(key, []).append(evidence)
+
+    def gather(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Map side by side, at most `parallel` at once."""
+        listed = list(items)
+        if self._parallel <= 1 or len(listed) <= 1:
+            return [function(item) for item in listed]
+        with ThreadPoolExecutor(min(self._parallel, len(listed))) as pool:
+            return list(pool.map(function, listed))
+
+    def hold(self, name: str, secret: Credential | Secret) -> None:
+        """Keep a secret under its credential's name."""
+        with self._lock:
+            self._held[name] = secret
+
+    def drop(self, name: str) -> None:
+        """Let go of a secret nothing needs any more."""
+        with self._lock:
+            self._held.pop(name, None)
+
+    def obtain(self, source: str) -> Secret:
+        """A new value from where the responder said."""
+        return self._platforms.obtain(source)

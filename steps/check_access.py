@@ -1,0 +1,63 @@
+"""Preparation: who we are on both platforms, how serious it is, and which organizations are meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from playbook.errors import UsageError
+from playbook.inventory import find_organizations
+from playbook.model import Choice, Finding, Phase, Plan, Question, Step
+from playbook.ports import display
+from steps.decisions import ask_severity
+
+if TYPE_CHECKING:
+    from playbook.model import Ask, Case
+    from playbook.ports import Organization, View
+
+
+def ask_organizations(view: View, ask: Ask) -> tuple[Organization, ...]:
+    """Which organizations this case is about; it has no safe default."""
+    seen = view.circleci.organizations()
+    answer = ask(
+        Question(
+            id="circleci.organizations",
+            prompt="Which CircleCI organizations?",
+            kind=tuple,
+            answer_key="circleci.organizations",
+            choices=tuple(Choice(value=item.slug, title=display(f"{item.slug} ({item.name})")) for item in seen),
+            open_choices=True,
+            proposal=tuple(item.slug for item in seen),
+        )
+    )
+    return find_organizations(view, [str(name) for name in answer])
+
+
+class CheckAccess(Step):
+    """Refuse to begin with credentials that do not work; changes nothing."""
+
+    id = "check_access"
+    title = "Check access"
+    phase = Phase.PREPARATION
+
+    def plan(self, view: View, case: Case, ask: Ask) -> Plan:
+        """Ask for severity and organizations, and say who we are."""
+        del case
+        login = view.circleci.login()
+        findings = [Finding(level="note", text=f"CircleCI: {display(login)} at {display(view.circleci.host)}")]
+        if not view.accounts:
+            raise UsageError(
+                "No AWS account is named. Nothing was changed.",
+                remedy="Set AWS credentials, or name profiles with --profile or roles with --role-arn.",
+            )
+        for account in view.accounts:
+            identity = view.aws(account).identity()
+            findings.append(Finding(level="note", text=f"AWS {account}: {display(identity.arn)}"))
+            if view.aws(account).summary().get("AccountAccessKeysPresent"):
+                text = f"The root user of {account} has access keys: delete them by hand, whatever else is done."
+                findings.append(Finding(level="danger", text=text))
+        ask_severity(ask)
+        findings += [
+            Finding(level="note", text=f"Organization {display(organization.slug)}")
+            for organization in ask_organizations(view, ask)
+        ]
+        return Plan(step=self.id, findings=tuple(findings))

@@ -1,0 +1,304 @@
+"""The actions on IAM access keys that more than one step plans: switch off and on, retire an orphan, confirm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from playbook.errors import AwsError
+from playbook.model import Action, Observation, Status
+from playbook.ports import KeyStatus, Sink, display
+
+if TYPE_CHECKING:
+    from playbook.ports import Evidence, KeyListing, View, World
+
+
+def server_time(evidence: Evidence) -> datetime | None:
+    """AWS's own time that an action kept, if it kept one."""
+    text = evidence.get("server_time")
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
+
+
+def list_keys(view: View, account: str, user: str) -> KeyListing | Observation:
+    """The user's keys, or the conflict of a user that is gone."""
+    try:
+        return view.aws(account).access_keys(user)
+    except AwsError as error:
+        if error.code != "NoSuchEntity":
+            raise
+        return Observation(
+            status=Status.CONFLICT,
+            reason=f"the user {display(user)} is gone from {account}, and its keys with it; it is not made again",
+        )
+
+
+def minted(view: View, mint: str) -> tuple[str, ...]:
+    """The ids that the action with the key `mint` is known to have made, oldest first."""
+    made = (attempt.applied for attempt in view.past(mint) if attempt.applied is not None)
+    return tuple(str(evidence["key_id"]) for evidence in made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Where an access key is stored: one sink and the names of its two variables."""
+
+    sink: Sink
+    id_variable: str
+    secret_variable: str
+
+    def describe(self) -> str:
+        """For a person: `context deploy (AWS_ACCESS_KEY_ID)`."""
+        return f"{self.sink.kind.value} {display(self.sink.name)} ({display(self.id_variable)})"
+
+    def id_tail(self, view: View) -> str | None:
+        """The tail of the key id stored here; None when it is not shown."""
+        variable = view.circleci.variables(self.sink).find(self.id_variable)
+        return variable.tail if variable is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeactivateKey(Action):
+    """Switch a key off, reversibly; with `pairs`, only while every one of them holds the new key."""
+
+    kind: ClassVar[str] = "iam:deactivate-access-key"
+    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:UpdateAccessKey"})
+    destroys: ClassVar[bool] = True
+
+    account: str
+    user: str
+    key_id: str
+    pairs: tuple[Pair, ...] = ()
+    mint: str = ""
+    """The action that made the new key, when this is the old one of a replacement."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"deactivate {self.key_id} of {display(self.user)} in {self.account}"
+
+    def observe(self, view: View) -> Observation:
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return listing
+        seen = listing.find(self.key_id)
+        evidence = {"key_id": self.key_id, "server_time": listing.server_time.isoformat()}
+        if seen is None:
+            return Observation(status=Status.PRESENT, evidence={**evidence, "status": "gone"})
+        premise = self._premise(view, listing)
+        if premise is not None:
+            return premise
+        applied = [attempt.applied for attempt in view.past(self.key) if attempt.applied is not None]
+        since = server_time(applied[-1]) if applied else None
+        settled_at = since + timedelta(seconds=view.waits.settle) if since else None
+        if settled_at is not None and listing.server_time < settled_at:
+            left = (settled_at - listing.server_time).total_seconds()
+            reason = "waiting for a second look that agrees"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=left)
+        if seen.is_active:
+            return Observation(status=Status.ABSENT, evidence=evidence)
+        return Observation(status=Status.PRESENT, evidence={**evidence, "status": seen.status.value})
+
+    def _premise(self, view: View, listing: KeyListing) -> Observation | None:
+        """The world a moment before (and after) the switch: every sink holds the new key, and it is active."""
+        if not self.pairs:
+            return None
+        made = minted(view, self.mint)
+        new = listing.find(made[-1]) if made else None
+        if new is None or not new.is_active:
+            reason = f"the new key {made[-1] if made else ''} is not listed as active"
+            return Observation(status=Status.PENDING, reason=reason, wait="sink")
+        for pair in self.pairs:
+            tail = pair.id_tail(view)
+            if tail is None:
+                reason = f"the tail in {pair.describe()} is not shown yet"
+                return Observation(status=Status.PENDING, reason=reason, wait="sink")
+            if tail != new.id[-4:]:
+                return Observation(
+                    status=Status.CONFLICT, reason=f"{pair.describe()} does not hold the new key {new.id}"
+                )
+        return None
+
+    def apply(self, world: World) -> Evidence:
+        at = world.aws(self.account).set_key_status(self.user, self.key_id, KeyStatus.INACTIVE)
+        return {"key_id": self.key_id, "server_time": at.isoformat()}
+
+    def undo(self, done: Evidence) -> tuple[Action, ...]:
+        del done
+        return (ActivateKey(account=self.account, user=self.user, key_id=self.key_id),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivateKey(Action):
+    """Switch a key on again that we switched off: the undoing of `DeactivateKey`."""
+
+    kind: ClassVar[str] = "iam:activate-access-key"
+    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:UpdateAccessKey"})
+
+    account: str
+    user: str
+    key_id: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"activate {self.key_id} of {display(self.user)} in {self.account} again"
+
+    def observe(self, view: View) -> Observation:
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return listing
+        seen = listing.find(self.key_id)
+        if seen is None:
+            return Observation(status=Status.CONFLICT, reason=f"{self.key_id} is deleted and cannot be put back")
+        status = Status.PRESENT if seen.is_active else Status.ABSENT
+        return Observation(status=status, evidence={"key_id": self.key_id, "status": seen.status.value})
+
+    def apply(self, world: World) -> Evidence:
+        at = world.aws(self.account).set_key_status(self.user, self.key_id, KeyStatus.ACTIVE)
+        return {"key_id": self.key_id, "server_time": at.isoformat()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteKey(Action):
+    """Delete an inactive key for good: an orphan proved ours, or an old key whose slot was given up by approval."""
+
+    kind: ClassVar[str] = "iam:delete-access-key"
+    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:DeleteAccessKey"})
+    destroys: ClassVar[bool] = True
+
+    account: str
+    user: str
+    key_id: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"delete {self.key_id} of {display(self.user)} in {self.account} for good"
+
+    def observe(self, view: View) -> Observation:
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return listing
+        seen = listing.find(self.key_id)
+        evidence = {"key_id": self.key_id, "server_time": listing.server_time.isoformat()}
+        if seen is None:
+            return Observation(status=Status.PRESENT, evidence=evidence)
+        if any(attempt.applied is not None for attempt in view.past(self.key)):
+            reason = f"{self.key_id} is deleted but still listed"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="visible")
+        if seen.is_active:
+            reason = f"{self.key_id} is active, and an active key is never deleted"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        return Observation(status=Status.ABSENT, evidence=evidence)
+
+    def apply(self, world: World) -> Evidence:
+        tried_before = len(world.past(self.key)) > 1
+        try:
+            at = world.aws(self.account).delete_access_key(self.user, self.key_id)
+        except AwsError as error:
+            # Gone counts as our success only with an earlier intent of ours: its reply was lost.
+            if error.code != "NoSuchEntity" or not tried_before:
+                raise
+            return {"key_id": self.key_id, "gone": True}
+        return {"key_id": self.key_id, "server_time": at.isoformat()}
+
+
+def retire(account: str, user: str, key_id: str) -> tuple[Action, ...]:
+    """Deactivate, look, then delete: never an active key."""
+    return (
+        DeactivateKey(account=account, user=user, key_id=key_id),
+        DeleteKey(account=account, user=user, key_id=key_id),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmKeys(Action):
+    """The last look at a user: only expected keys, no orphan of ours, nothing a stranger added (invariant I6)."""
+
+    kind: ClassVar[str] = "iam:confirm-keys"
+    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys"})
+    changes: ClassVar[bool] = False
+
+    account: str
+    user: str
+    expected: tuple[str, ...]
+    """The keys that were there when the plan was made."""
+    off: tuple[str, ...]
+    """Those of them that must be off by now."""
+    mint: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"confirm that {display(self.user)} in {self.account} has only the keys it should have"
+
+    def observe(self, view: View) -> Observation:
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return listing
+        made = minted(view, self.mint) if self.mint else ()
+        listed = [key.id for key in listing.keys]
+        evidence = {"keys": listed, "server_time": listing.server_time.isoformat()}
+        strangers = [key_id for key_id in listed if key_id not in {*self.expected, *made}]
+        if strangers:
+            reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        orphans = [key_id for key_id in made[:-1] if key_id in listed]
+        if orphans:
+            evidence = {**evidence, "orphan": orphans[0]}
+            return Observation(status=Status.TAINTED, evidence=evidence, reason=f"{orphans[0]} is replaced and unused")
+        still_on = [key.id for key in listing.keys if key.id in self.off and key.is_active]
+        if still_on:
+            reason = f"{still_on[0]} is active again"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        left = self._left_s(view, listing)
+        if left > 0:
+            reason = "the last look comes a while after the last change"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=left)
+        return Observation(status=Status.PRESENT, evidence=evidence)
+
+    def _left_s(self, view: View, listing: KeyListing) -> float:
+        """Seconds until `relist` is over since the last key was switched off."""
+        last = max(
+            (
+                at
+                for key_id in self.off
+                for attempt in view.past(f"{DeactivateKey.kind}:{self.account}/{self.user}/{key_id}")
+                if attempt.applied is not None and (at := server_time(attempt.applied)) is not None
+            ),
+            default=None,
+        )
+        if last is None:
+            return 0.0
+        return (last + timedelta(seconds=view.waits.relist) - listing.server_time).total_seconds()
+
+    def apply(self, world: World) -> Evidence:
+        raise NotImplementedError("a gate changes nothing")
+
+    def repair(self, seen: Observation) -> tuple[Action, ...]:
+        return retire(self.account, self.user, str(seen.evidence["orphan"]))

@@ -1,0 +1,446 @@
+"""Eradication: mint a new key, prove it, store it wherever the old one is, read it back, then switch the old one off.
+
+The order is the safety: the first write into a sink destroys the old secret there, so the new key is proved before
+it, and the old key is switched off only while every sink is seen to hold the new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from playbook.errors import AwsError, Effect, ServiceError
+from playbook.model import Action, Finding, Observation, Phase, Plan, Status, Step, Strategy
+from playbook.ports import Attempt, Credential, KeyListing, display
+from playbook.secret import Secret
+from steps.decisions import REPLACING, KeyDecision, decide_keys
+from steps.iam_keys import (
+    ActivateKey,
+    ConfirmKeys,
+    DeactivateKey,
+    DeleteKey,
+    Pair,
+    list_keys,
+    minted,
+    retire,
+    server_time,
+)
+
+if TYPE_CHECKING:
+    from playbook.model import Ask, Case
+    from playbook.ports import AccessKey, Evidence, Variables, View, World
+
+KEYS_PER_USER = 2
+"""IAM's quota, inactive keys included; it cannot be raised (facts, AWS row 1)."""
+PROOFS = 3
+"""Consecutive good answers of STS; one alone is no proof (facts, AWS row 5)."""
+
+
+def credential_of(view: View, name: str) -> Credential | None:
+    """The minted key in memory under this name, if this process still has it."""
+    held = view.held.get(name)
+    return held if isinstance(held, Credential) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateAccessKey(Action):
+    """Mint the replacement of one key."""
+
+    kind: ClassVar[str] = "iam:create-access-key"
+    permissions: ClassVar[frozenset[str]] = frozenset(
+        {"iam:ListAccessKeys", "iam:CreateAccessKey", "iam:GetAccessKeyLastUsed", "cloudtrail:LookupEvents"}
+    )
+    at_most_once: ClassVar[bool] = True
+    provides: ClassVar[bool] = True
+
+    account: str
+    user: str
+    old_key_id: str
+    known: tuple[str, ...]
+    """Every key of the user when the plan was made."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}/{self.old_key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"create a new access key for {display(self.user)} in {self.account}, in place of {self.old_key_id}"
+
+    def observe(self, view: View) -> Observation:
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return listing
+        held = credential_of(view, self.credential)
+        if held is not None:
+            return self._observe_held(held, listing)
+        for attempt in view.past(self.key):
+            settled = self._observe_attempt(view, attempt, listing)
+            if settled is not None:
+                return settled
+        return self._observe_premise(view, listing)
+
+    def _observe_held(self, held: Credential, listing: KeyListing) -> Observation:
+        seen = listing.find(held.key_id)
+        evidence = {"key_id": held.key_id, "server_time": listing.server_time.isoformat()}
+        if seen is None:
+            reason = f"{held.key_id} is made but not listed yet"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="visible")
+        if not seen.is_active:
+            return Observation(
+                status=Status.CONFLICT, evidence=evidence, reason=f"somebody switched the new key {held.key_id} off"
+            )
+        return Observation(status=Status.PRESENT, evidence=evidence)
+
+    def _observe_attempt(self, view: View, attempt: Attempt, listing: KeyListing) -> Observation | None:
+        """What became of one earlier try; None when nothing of it is left in the world."""
+        if attempt.applied is not None:
+            key_id = str(attempt.applied["key_id"])
+            if attempt.kept:
+                return self._make_room(listing)
+            return self._observe_orphan(view, key_id, server_time(attempt.applied), listing)
+        if attempt.failed == Effect.NONE:
+            return None
+        return self._observe_unknown(view, attempt, listing)
+
+    def _observe_orphan(
+        self, view: View, key_id: str, made_at: datetime | None, listing: KeyListing
+    ) -> Observation | None:
+        """A key of ours whose secret is lost: it must go; gone is what we deleted, not what a list leaves out."""
+        evidence = {"orphan": key_id, "server_time": listing.server_time.isoformat()}
+        deleted = any(a.applied is not None for a in view.past(f"{DeleteKey.kind}:{self.lane}/{key_id}"))
+        listed = listing.find(key_id) is not None
+        if listed and not deleted:
+            reason = f"the secret of {key_id}, which this run made, is lost"
+            return Observation(status=Status.TAINTED, evidence=evidence, reason=reason)
+        if listed:
+            reason = f"{key_id} is deleted but still listed"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="visible")
+        visible = timedelta(seconds=view.waits.visible)
+        if not deleted and made_at is not None and listing.server_time < made_at + visible:
+            reason = f"{key_id}, which this run made, is not listed yet"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=10)
+        return None
+
+    def _observe_unknown(self, view: View, attempt: Attempt, listing: KeyListing) -> Observation | None:
+        """A try whose end nobody knows: find out whether it made a key, and which (invariants 3.8)."""
+        asked_at = server_time(attempt.basis)
+        if asked_at is None:
+            return Observation(status=Status.CONFLICT, reason="an earlier try of this run kept no time to look from")
+        before = attempt.basis.get("keys")
+        known = (
+            {*(str(item) for item in before or ()), *minted(view, self.key)}
+            if isinstance(before, list | tuple)
+            else set()
+        )
+        visible_at = asked_at + timedelta(seconds=view.waits.visible)
+        over = listing.server_time >= visible_at
+        try:
+            creations = view.aws(self.account).key_creations(self.user, asked_at - timedelta(seconds=60))
+        except AwsError:
+            creations = None
+        ours = [event.key_id for event in creations or () if attempt.tag in event.user_agent]
+        if ours:
+            return self._observe_orphan(view, ours[0], asked_at, listing)
+        strangers = {event.key_id for event in creations or ()}
+        candidates = [
+            key for key in listing.keys if key.id not in known and key.created_at >= asked_at - timedelta(seconds=1)
+        ]
+        unexplained = [key for key in candidates if key.id not in strangers]
+        evidence = {"candidates": [key.id for key in candidates], "server_time": listing.server_time.isoformat()}
+        if unexplained and (over or creations is None):
+            return self._ask_whose(view, unexplained[0], creations is None, evidence)
+        # Not made only once a key would be visible, and never because another candidate was a stranger's.
+        if not over:
+            left = (visible_at - listing.server_time).total_seconds()
+            reason = "the last try may have made a key that is not listed yet"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=min(10.0, left))
+        return None
+
+    def _ask_whose(self, view: View, key: AccessKey, denied: bool, evidence: Evidence) -> Observation:  # noqa: FBT001  # private, one caller
+        used = view.aws(self.account).last_used(key.id).at is not None
+        why = "CloudTrail may not be read" if denied else "CloudTrail does not show who made it"
+        what = "; it was used already, so somebody holds its secret" if used else ""
+        reason = f"{key.id} appeared while a try of ours was under way, and {why}{what}; it is left alone"
+        return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+
+    def _make_room(self, listing: KeyListing) -> Observation | None:
+        """The lost key stays, because sinks work with it: the old one gives up its slot."""
+        if listing.find(self.old_key_id) is None:
+            return None
+        evidence = {"orphan": self.old_key_id, "server_time": listing.server_time.isoformat()}
+        reason = f"{self.old_key_id} gives its slot to the second new key, as approved"
+        return Observation(status=Status.TAINTED, evidence=evidence, reason=reason)
+
+    def _observe_premise(self, view: View, listing: KeyListing) -> Observation:
+        listed = [key.id for key in listing.keys]
+        evidence = {"keys": listed, "server_time": listing.server_time.isoformat()}
+        kept = [str(a.applied["key_id"]) for a in view.past(self.key) if a.kept and a.applied is not None]
+        if self.old_key_id not in listed and not kept:
+            reason = f"{self.old_key_id} is gone: somebody else rotated {display(self.user)}"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        strangers = [key_id for key_id in listed if key_id not in {*self.known, *kept}]
+        if strangers:
+            reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        if len(listed) >= KEYS_PER_USER:
+            reason = f"{display(self.user)} has {len(listed)} keys already, and IAM allows {KEYS_PER_USER}"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        return Observation(status=Status.ABSENT, evidence=evidence)
+
+    def apply(self, world: World) -> Evidence:
+        tag = world.past(self.key)[-1].tag
+        minted_key = world.aws(self.account).create_access_key(self.user, tag=tag)
+        world.hold(self.credential, minted_key)
+        return {
+            "key_id": minted_key.key_id,
+            "replaces": self.old_key_id,
+            "server_time": minted_key.server_time.isoformat(),
+        }
+
+    def repair(self, seen: Observation) -> tuple[Action, ...]:
+        return retire(self.account, self.user, str(seen.evidence["orphan"]))
+
+    def park(self, done: Evidence) -> tuple[Action, ...]:
+        return (DeactivateKey(account=self.account, user=self.user, key_id=str(done["key_id"])),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProveKey(Action):
+    """The new key answers at STS as the right user, several times in a row, before any sink is touched (I4)."""
+
+    kind: ClassVar[str] = "iam:prove-access-key"
+    changes: ClassVar[bool] = False
+    needs: ClassVar[bool] = True
+
+    account: str
+    user: str
+    user_arn: str
+    old_key_id: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.account}/{self.user}/{self.old_key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    def describe(self) -> str:
+        return f"prove the new key of {display(self.user)} in {self.account} at STS"
+
+    def observe(self, view: View) -> Observation:
+        credential = credential_of(view, self.credential)
+        if credential is None:
+            return Observation(status=Status.CONFLICT, reason="the secret of the new key is no longer in memory")
+        identity = view.identify(credential)
+        now_ms = int(view.clock.monotonic() * 1000)
+        if identity is None:
+            reason = f"{credential.key_id} is not accepted by STS yet"
+            evidence: Evidence = {"key_id": credential.key_id, "good": 0, "since_ms": now_ms}
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="alive")
+        if identity.account != self.account or (self.user_arn and identity.arn != self.user_arn):
+            reason = f"STS says that {credential.key_id} is {display(identity.arn)}, not {display(self.user_arn)}"
+            return Observation(status=Status.CONFLICT, reason=reason)
+        last = view.looks(self.key)[-1] if view.looks(self.key) else {}
+        good = int(str(last.get("good", 0))) + 1
+        since_ms = int(str(last.get("since_ms", now_ms))) if good > 1 else now_ms
+        evidence = {"key_id": credential.key_id, "good": good, "since_ms": since_ms, "arn": identity.arn}
+        if good >= PROOFS and now_ms - since_ms >= view.waits.proof * 1000:
+            return Observation(status=Status.PRESENT, evidence=evidence)
+        reason = f"{credential.key_id} answered {good} time(s); {PROOFS} over {view.waits.proof} s are wanted"
+        again_s = max(view.waits.proof / (PROOFS - 1), 0.05)
+        return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=again_s)
+
+    def apply(self, world: World) -> Evidence:
+        raise NotImplementedError("a gate changes nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKey(Action):
+    """Write the new pair over the old one in one sink, under the names found there, and read both tails back."""
+
+    kind: ClassVar[str] = "circleci:store-access-key"
+    needs: ClassVar[bool] = True
+    destroys: ClassVar[bool] = True
+
+    pair: Pair
+    account: str
+    user: str
+    old_key_id: str
+
+    @property
+    def key(self) -> str:
+        sink = self.pair.sink
+        return f"{self.kind}:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+
+    @property
+    def lane(self) -> str:
+        sink = self.pair.sink
+        return f"circleci:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+
+    @property
+    def mint(self) -> str:
+        """The key of the action that makes what is stored here."""
+        return f"{CreateAccessKey.kind}:{self.account}/{self.user}/{self.old_key_id}"
+
+    def describe(self) -> str:
+        return (
+            f"write the new key of {display(self.user)} into {self.pair.describe()} "
+            f"and its secret into {display(self.pair.secret_variable)}"
+        )
+
+    def observe(self, view: View) -> Observation:
+        stored = view.circleci.variables(self.pair.sink)
+        id_seen, secret_seen = stored.find(self.pair.id_variable), stored.find(self.pair.secret_variable)
+        tried = [attempt for attempt in view.past(self.key) if not attempt.reset]
+        if id_seen is None or secret_seen is None:
+            reason = f"{self.pair.describe()} is no longer there"
+            if tried:
+                return Observation(status=Status.PENDING, reason=reason, wait="sink")
+            return Observation(status=Status.CONFLICT, reason=reason)
+        credential = credential_of(view, self.credential)
+        if credential is None:
+            return Observation(status=Status.CONFLICT, reason="the secret of the new key is no longer in memory")
+        evidence = self._evidence(stored, credential)
+        id_is_new = id_seen.tail == credential.key_id[-4:]
+        if id_is_new and secret_seen.tail == credential.secret.tail():
+            if tried:
+                return Observation(status=Status.PRESENT, evidence=evidence)
+            return Observation(status=Status.CONFLICT, reason=f"{self.pair.describe()} shows the new key unwritten")
+        ours = {self.old_key_id[-4:], *(key_id[-4:] for key_id in minted(view, self.mint))}
+        if id_seen.tail is not None and id_seen.tail not in ours:
+            # Its value is somebody else's, and a write would destroy it for good (I7).
+            reason = f"{self.pair.describe()} holds a key that this run does not know (tail {display(id_seen.tail)})"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        return self._observe_unequal(tried, evidence, shown=id_seen.tail is not None and secret_seen.tail is not None)
+
+    def _observe_unequal(self, tried: list[Attempt], evidence: Evidence, *, shown: bool) -> Observation:
+        """The pair is old, torn or not shown yet: write it, unless a write of ours may still become visible."""
+        if not tried:
+            if shown:
+                return Observation(status=Status.ABSENT, evidence=evidence)
+            reason = f"the tails in {self.pair.describe()} are not shown, so nothing tells what a write would destroy"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="sink")
+        if tried[-1].applied is None:
+            # Writing the same value again is safe, and waiting would leave a torn pair.
+            return Observation(status=Status.ABSENT, evidence=evidence)
+        reason = f"{self.pair.describe()} does not show the new key yet"
+        return Observation(
+            status=Status.PENDING, evidence=evidence, reason=reason, wait="sink", otherwise=Status.ABSENT
+        )
+
+    def _evidence(self, stored: Variables, credential: Credential) -> Evidence:
+        id_seen, secret_seen = stored.find(self.pair.id_variable), stored.find(self.pair.secret_variable)
+        written = [item.updated_at for item in (id_seen, secret_seen) if item is not None and item.updated_at]
+        return {
+            "key_id": credential.key_id,
+            "id_matches": id_seen is not None and id_seen.tail == credential.key_id[-4:],
+            "secret_matches": secret_seen is not None and secret_seen.tail == credential.secret.tail(),
+            "updated_at": [moment.isoformat() for moment in written],
+        }
+
+    def apply(self, world: World) -> Evidence:
+        credential = credential_of(world, self.credential)
+        if credential is None:
+            raise ServiceError(
+                f"the writing of {self.pair.describe()}", code="SecretNotHeld", effect=Effect.NONE, retryable=False
+            )
+        world.circleci.put_variable(self.pair.sink, self.pair.id_variable, Secret(credential.key_id))
+        try:
+            self._put_secret(world, credential)
+        except ServiceError:
+            # The pair is torn now, so the second half is tried once more at once.
+            try:
+                self._put_secret(world, credential)
+            except ServiceError as again:
+                raise type(again)(
+                    f"the second half of {self.pair.describe()}",
+                    code=again.code,
+                    effect=Effect.UNKNOWN,
+                    status=again.status,
+                    request_id=again.request_id,
+                    retryable=again.retryable,
+                ) from None
+        return {"key_id": credential.key_id}
+
+    def _put_secret(self, world: World, credential: Credential) -> None:
+        world.circleci.put_variable(self.pair.sink, self.pair.secret_variable, credential.secret)
+
+    def holds(self, view: View, made: Evidence) -> bool:
+        try:
+            tail = self.pair.id_tail(view)
+        except ServiceError:
+            return True
+        return tail is None or tail == str(made["key_id"])[-4:]
+
+
+class ReplaceAccessKeys(Step):
+    """Replace every key whose strategy says so, with zero downtime or after its containment."""
+
+    id = "replace_access_keys"
+    title = "Replace the access keys"
+    phase = Phase.ERADICATION
+    kinds = (CreateAccessKey, ProveKey, StoreKey, DeactivateKey, ActivateKey, DeleteKey, ConfirmKeys)
+
+    def plan(self, view: View, case: Case, ask: Ask) -> Plan:
+        """Plan mint, proof, stores, deactivation and the last look for every key to replace."""
+        decisions = decide_keys(view, case, ask)
+        actions: list[Action] = []
+        findings: list[Finding] = []
+        for item in decisions.keys:
+            if item.strategy not in REPLACING:
+                continue
+            if not item.places:
+                text = f"{item.key.id} of {display(item.key.user)} is stored nowhere in CircleCI: nothing to replace."
+                findings.append(Finding(level="warning", text=text))
+                continue
+            known = tuple(other.key.id for other in decisions.of_user(item.key.account, item.key.user))
+            actions += _replacement(item, known)
+        return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
+
+
+def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
+    key, credential = item.key, item.credential
+    pairs = tuple(
+        Pair(
+            sink=place.stored.sink,
+            id_variable=place.stored.variable.name,
+            secret_variable=str(place.secret_name),
+        )
+        for place in item.places
+    )
+    create = CreateAccessKey(account=key.account, user=key.user, old_key_id=key.id, known=known, credential=credential)
+    prove = ProveKey(
+        account=key.account,
+        user=key.user,
+        user_arn=item.user_arn,
+        old_key_id=key.id,
+        credential=credential,
+        after=(create.key,),
+    )
+    stores = [
+        StoreKey(
+            pair=pair,
+            account=key.account,
+            user=key.user,
+            old_key_id=key.id,
+            credential=credential,
+            after=(create.key, prove.key),
+        )
+        for pair in pairs
+    ]
+    stored = tuple(store.key for store in stores)
+    actions: list[Action] = [create, prove, *stores]
+    if item.strategy is Strategy.REPLACE:
+        actions.append(
+            DeactivateKey(account=key.account, user=key.user, key_id=key.id, pairs=pairs, mint=create.key, after=stored)
+        )
+    actions.append(
+        ConfirmKeys(account=key.account, user=key.user, expected=known, off=(key.id,), mint=create.key, after=stored)
+    )
+    return actions
