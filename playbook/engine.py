@@ -47,12 +47,11 @@ from playbook.records import (
 from playbook.world import CaseWorld
 
 if TYPE_CHECKING:
-    from playbook.ports import Waits
     from collections.abc import Iterable, Mapping, Sequence
 
     from playbook.journal import Journal
     from playbook.model import Operator, Question, Step
-    from playbook.ports import Platforms
+    from playbook.ports import Platforms, Waits
 
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[str, "Mapping[str, Any]"], None]
@@ -173,13 +172,13 @@ class Engine:
             return
         # On another machine a forged journal must not choose where a secret goes: every plan is approved again.
         for step in state.plans:
-            if step not in state.done and (plan := self._recorded_plan(step)) is not None:
+            if step not in state.done and (plan := self.recorded_plan(step)) is not None:
                 self._approve(plan, by_whom="takeover", reviewed=frozenset())
         self.journal.append(TakenOver(host=this_host()))
 
     def _run_step(self, step: Step) -> list[Trouble]:
         self.tell("step", {"step": step.id, "title": step.title, "phase": step.phase.value})
-        plan = self._recorded_plan(step.id)
+        plan = self.recorded_plan(step.id)
         if plan is None or not self._is_approved(plan):
             plan = step.plan(self.world, self._case(), _Ask(self.operator))
             self._record_plan(plan)
@@ -193,7 +192,8 @@ class Engine:
             self.journal.append(Done(step=step.id))
         return troubles
 
-    def _recorded_plan(self, step: str) -> Plan | None:
+    def recorded_plan(self, step: str) -> Plan | None:
+        """The newest whole plan of a step, read back from the journal and checked against its digest."""
         recorded = self.journal.state.plan(step)
         if recorded is None:
             return None
@@ -209,7 +209,7 @@ class Engine:
         return plan
 
     def _remember_providers(self, step: str) -> None:
-        plan = self._recorded_plan(step)
+        plan = self.recorded_plan(step)
         self._providers += [action for action in plan.actions if action.provides] if plan else []
 
     def _record_plan(self, plan: Plan) -> None:
@@ -341,7 +341,7 @@ class Engine:
 
     def _users_of(self, provider: Action) -> list[Action]:
         for step in self.journal.state.plans:
-            plan = self._recorded_plan(step)
+            plan = self.recorded_plan(step)
             if plan is not None and any(action.key == provider.key for action in plan.actions):
                 return [a for a in plan.actions if a.needs and a.changes and a.credential == provider.credential]
         return []
@@ -435,7 +435,8 @@ class _Lanes:
                         parent[root(lane.name)] = root(lane_of[key].name)
         # Groups with an open intent go first: torn pairs before anything else (I10), and secrets in hand.
         opened = {root(lane.name) for lane in self._lanes if any(self._is_open(a.key) for a in lane.queue)}
-        names = sorted({root(lane.name) for lane in self._lanes}, key=lambda name: name not in opened)
+        in_plan_order = dict.fromkeys(root(lane.name) for lane in self._lanes)
+        names = sorted(in_plan_order, key=lambda name: name not in opened)
         numbers = {name: number for number, name in enumerate(names)}
         for lane in self._lanes:
             lane.group = numbers[root(lane.name)]
@@ -447,6 +448,10 @@ class _Lanes:
 
     def run(self) -> list[Trouble]:
         """Work until every lane is finished or parked for good."""
+        for lane in self._lanes:
+            while (action := lane.head()) is not None and action.attended and lane.trouble is None:
+                if self._act(lane, action) is not None:
+                    break
         width = min(self._engine.parallel, max(1, len(self._lanes)))
         with self._engine.executor(width) as pool:
             running: dict[Future[_Turn], _Lane] = {}

@@ -14,12 +14,14 @@ import msgspec
 
 from playbook.correlate import Correlation, StoredVariable, correlate, variable_id
 from playbook.errors import ServiceError, UsageError
+from playbook.model import Choice, Question
 from playbook.ports import AccessKey, Hole, LastUsed, Organization, Project, Sink, SinkKind, User, Variables, display
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
+    from playbook.model import Ask
     from playbook.ports import View
 
 SCHEMA: Final = 1
@@ -196,6 +198,23 @@ def find_organizations(view: View, wanted: Sequence[str]) -> tuple[Organization,
 def _long_slug(slug: str) -> str:
     provider, _, rest = slug.partition("/")
     return {"gh": "github", "bb": "bitbucket", "github": "gh", "bitbucket": "bb"}.get(provider, provider) + "/" + rest
+
+
+def ask_organizations(view: View, ask: Ask) -> tuple[Organization, ...]:
+    """Which organizations this case is about; it has no safe default."""
+    seen = view.circleci.organizations()
+    answer = ask(
+        Question(
+            id="circleci.organizations",
+            prompt="Which CircleCI organizations?",
+            kind=tuple,
+            answer_key="circleci.organizations",
+            choices=tuple(Choice(value=item.slug, title=display(f"{item.slug} ({item.name})")) for item in seen),
+            open_choices=True,
+            proposal=tuple(item.slug for item in seen),
+        )
+    )
+    return find_organizations(view, [str(name) for name in answer])
 
 
 def collect(view: View, organizations: Sequence[Organization], accounts: Sequence[str]) -> Inventory:

@@ -153,6 +153,11 @@ class Action(ABC):
     def lane(self) -> str:
         """The resource: one IAM user, one pair of variables, one variable."""
 
+    @property
+    def attended(self) -> bool:
+        """True when `apply` asks the human, so that it is done in the main thread before the lanes begin."""
+        return False
+
     @abstractmethod
     def describe(self) -> str:
         """Say in one line what would change, for a person who is about to approve it."""

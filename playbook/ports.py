@@ -461,6 +461,8 @@ class Platforms:
     identify: Callable[[Credential], Identity | None]
     """Asks STS in two regions (one under an endpoint override) and answers only when all agree."""
     obtain: Callable[[str], Secret]
+    check_source: Callable[[str], None] = field(default=lambda _source: None)
+    """Refuses a source of a new value that would fail later; reads no value."""
     close: Callable[[], None] = field(default=lambda: None)
 
 

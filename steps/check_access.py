@@ -5,31 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from playbook.errors import UsageError
-from playbook.inventory import find_organizations
-from playbook.model import Choice, Finding, Phase, Plan, Question, Step
+from playbook.inventory import ask_organizations
+from playbook.model import Finding, Phase, Plan, Step
 from playbook.ports import display
 from steps.decisions import ask_severity
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
-    from playbook.ports import Organization, View
-
-
-def ask_organizations(view: View, ask: Ask) -> tuple[Organization, ...]:
-    """Which organizations this case is about; it has no safe default."""
-    seen = view.circleci.organizations()
-    answer = ask(
-        Question(
-            id="circleci.organizations",
-            prompt="Which CircleCI organizations?",
-            kind=tuple,
-            answer_key="circleci.organizations",
-            choices=tuple(Choice(value=item.slug, title=display(f"{item.slug} ({item.name})")) for item in seen),
-            open_choices=True,
-            proposal=tuple(item.slug for item in seen),
-        )
-    )
-    return find_organizations(view, [str(name) for name in answer])
+    from playbook.ports import View
 
 
 class CheckAccess(Step):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from playbook.inventory import collect
+from playbook.inventory import ask_organizations, collect
 from playbook.model import Finding, Phase, Plan, Step
 from playbook.ports import display
-from steps.check_access import ask_organizations
 
 if TYPE_CHECKING:
     from playbook.inventory import Inventory

@@ -36,6 +36,10 @@ class ObtainValue(Action):
     def lane(self) -> str:
         return f"circleci:{self.sink.kind.value}/{self.sink.id}/{self.name}"
 
+    @property
+    def attended(self) -> bool:
+        return self.source == "prompt"
+
     def describe(self) -> str:
         return f"take the new value of {display(self.name)} from {display(self.source)}"
 

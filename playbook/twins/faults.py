@@ -181,12 +181,8 @@ def _strike(kind: Kind, call: Call) -> None:
 def _error(kind: Kind, call: Call) -> ServiceError:
     circleci = call.service == CIRCLECI
     code, status, effect, retryable = {
-        Kind.THROTTLE: ("HTTP429", 429, Effect.NONE, True)
-        if circleci
-        else ("Throttling", 400, Effect.NONE, True),
-        Kind.DENY: ("HTTP403", 403, Effect.NONE, False)
-        if circleci
-        else ("AccessDenied", 403, Effect.NONE, False),
+        Kind.THROTTLE: ("HTTP429", 429, Effect.NONE, True) if circleci else ("Throttling", 400, Effect.NONE, True),
+        Kind.DENY: ("HTTP403", 403, Effect.NONE, False) if circleci else ("AccessDenied", 403, Effect.NONE, False),
         Kind.SERVER_ERROR: _internal(circleci=circleci),
         Kind.SERVER_ERROR_APPLIED: _internal(circleci=circleci),
         Kind.DROP_REQUEST: ("Timeout", None, Effect.UNKNOWN, True),

@@ -45,8 +45,7 @@ class Remote:
         self.on_call: OnCall | None = None
         self.lock = threading.RLock()
         self._changed = False
-        if path is not None and not path.exists():
-            self.save()
+        self.save()
 
     def save(self) -> None:
         """Bring the state and its time to the file, if there is one."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from playbook.errors import JournalDamagedError, JournalTooNewError
-from playbook.ports import KeyStatus  # noqa: TC001  # msgspec resolves the annotations at run time
+from playbook.ports import KeyStatus
 from playbook.secret import masked_tail
 
 if TYPE_CHECKING:

@@ -1,0 +1,288 @@
+"""CircleCI by its own rules (facts/circleci 0 to 3): masks, caps, upserts, and 403 for a context that is not there."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import uuid
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from playbook.errors import CircleCiError, CredentialsError, Effect
+from playbook.ports import (
+    Hole,
+    MaskedVariable,
+    Organization,
+    Project,
+    Projects,
+    Restriction,
+    Sink,
+    SinkKind,
+    Variables,
+)
+from playbook.twins import pipeline
+from playbook.twins.faults import CIRCLECI, READ_RETRIES, Call
+from playbook.twins.pipeline import Failure, PipelineRun, context_sink
+from playbook.twins.state import Context, Shown, StoredProject, Value, Variable
+from playbook.twins.switches import FreshTail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from playbook.secret import Secret
+    from playbook.twins.remote import Remote
+    from playbook.twins.state import CircleCiState
+
+R = TypeVar("R")
+
+PAGE: Final = 100
+CONTEXTS_PER_ORGANIZATION: Final = 500
+_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
+_CONTEXT_NAME: Final = re.compile(r"\S(?:[^\r\n\v\f]{0,198}\S)?")
+
+
+class CircleCiTwin:
+    """Implements `ports.CircleCi`, and runs pipelines besides."""
+
+    def __init__(self, world: Remote, token: Secret | None = None, *, retries: int = READ_RETRIES) -> None:
+        """`token` is what the caller sends; without one it is whoever the world belongs to."""
+        self._world = world
+        self._token = token
+        self._retries = retries
+
+    @property
+    def _state(self) -> CircleCiState:
+        return self._world.state.circleci
+
+    @property
+    def host(self) -> str:
+        """The address of the world this stands for."""
+        return self._state.host
+
+    def login(self) -> str:
+        """Whose token this is."""
+        return self._call("login", "", lambda: self._state.login)
+
+    def organizations(self) -> tuple[Organization, ...]:
+        """Every organization of the world."""
+        return self._call(
+            "organizations",
+            "",
+            lambda: tuple(
+                Organization(id=item.id, slug=item.slug, name=item.name) for item in self._state.organizations.values()
+            ),
+        )
+
+    def contexts(self, organization: Organization) -> tuple[Sink, ...]:
+        """The organization's contexts, by name."""
+
+        def effect() -> tuple[Sink, ...]:
+            self._require_organization("contexts", organization)
+            return tuple(context_sink(context) for context in self.contexts_of(organization.slug))
+
+        return self._call("contexts", organization.slug, effect)
+
+    def projects(self, organization: Organization) -> Projects:
+        """The organization's projects, deleted ones included, with the holes of the world that was mirrored."""
+
+        def effect() -> Projects:
+            self._require_organization("projects", organization)
+            holes = self._state.organizations[organization.slug].holes
+            return Projects(
+                items=tuple(
+                    Project(
+                        id=item.id,
+                        slug=item.slug,
+                        organization=item.organization,
+                        known_by=item.known_by,
+                        deleted=item.deleted,
+                    )
+                    for item in self.projects_of(organization.slug)
+                ),
+                holes=tuple(Hole(what=hole.what, where=hole.where, why=hole.why) for hole in holes),
+            )
+
+        return self._call("projects", organization.slug, effect)
+
+    def variables(self, sink: Sink) -> Variables:
+        """What is stored, masked; of a context only the first 100 by name."""
+
+        def effect() -> Variables:
+            stored = self._variables_of("variables", sink)
+            shown = [item for name in sorted(stored) if (item := self._shown(sink, name, stored[name])) is not None]
+            if sink.kind is SinkKind.PROJECT or self._world.switches.spec_paging:
+                return Variables(items=tuple(shown))
+            hidden = len(shown) > PAGE or self._state.contexts[sink.id].hides_more
+            return Variables(items=tuple(shown[:PAGE]), complete=not hidden)
+
+        return self._call("variables", sink.id, effect)
+
+    def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
+        """Who may use the context."""
+
+        def effect() -> tuple[Restriction, ...]:
+            found = self._require_context("restrictions", context.id)
+            return tuple(Restriction(id=item.id, kind=item.kind, value=item.value) for item in found.restrictions)
+
+        return self._call("restrictions", context.id, effect)
+
+    def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
+        """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""
+        stored = Value.of(value)
+
+        def effect() -> None:
+            variables = self._variables_of("put_variable", sink, write=True)
+            if _VARIABLE_NAME.fullmatch(name) is None:
+                raise refusal("put_variable", 400)
+            if sink.kind is SinkKind.CONTEXT and name not in variables and self._is_full(sink.id):
+                raise refusal("put_variable", 400)
+            self.store(sink, name, stored)
+
+        self._call("put_variable", f"{sink.id}/{name}", effect, write=True)
+
+    def delete_variable(self, sink: Sink, name: str) -> None:
+        """Remove a variable, if it is there."""
+
+        def effect() -> None:
+            self._variables_of("delete_variable", sink, write=True).pop(name, None)
+
+        self._call("delete_variable", f"{sink.id}/{name}", effect, write=True)
+
+    def create_context(self, organization: Organization, name: str) -> Sink:
+        """Make a context; names are unique in an organization."""
+
+        def effect() -> Sink:
+            self._require_organization("create_context", organization)
+            contexts = self.contexts_of(organization.slug)
+            if _CONTEXT_NAME.fullmatch(name) is None or len(contexts) >= CONTEXTS_PER_ORGANIZATION:
+                raise refusal("create_context", 400)
+            if any(context.name == name for context in contexts):
+                raise refusal("create_context", self._world.switches.duplicate_context_status)
+            number = str(uuid.UUID(bytes=self._world.random.randbytes(16), version=4))
+            context = Context(id=number, name=name, organization=organization.slug, created_at=self._world.clock.now())
+            self._state.contexts[number] = context
+            return context_sink(context)
+
+        return self._call("create_context", f"{organization.slug}/{name}", effect, write=True)
+
+    def run_pipeline(
+        self,
+        project: str,
+        contexts: Sequence[str],
+        *,
+        id_variable: str = pipeline.ID_VARIABLE,
+        secret_variable: str = pipeline.SECRET_VARIABLE,
+    ) -> PipelineRun:
+        """Run one job of a project (its slug) with these contexts (their names, as its config lists them)."""
+
+        def effect() -> PipelineRun:
+            found = self._state.projects.get(canonical(project))
+            if found is None or found.deleted:
+                return PipelineRun(project=project, contexts=tuple(contexts), failure=Failure.NO_SUCH_PROJECT)
+            by_name = {context.name: context for context in self.contexts_of(found.organization)}
+            if any(name not in by_name for name in contexts):
+                return PipelineRun(project=project, contexts=tuple(contexts), failure=Failure.UNAUTHORIZED)
+            listed = [by_name[name] for name in contexts]
+            return pipeline.run(self._world, found, listed, id_variable=id_variable, secret_variable=secret_variable)
+
+        return self._call("run_pipeline", canonical(project), effect)
+
+    def store(self, sink: Sink, name: str, value: Value) -> None:
+        """Write a value into a sink that exists, without a call and without asking whether it may."""
+        variables = self._variables_of("put_variable", sink)
+        now = self._world.clock.now()
+        old = variables.get(name)
+        moves = sink.kind is SinkKind.PROJECT and self._world.switches.overwrite_moves_created_at
+        variables[name] = Variable(
+            value=value,
+            created_at=now if old is None or moves else old.created_at,
+            updated_at=now,
+            written_at=now,
+            before=None if old is None else self._settled(old),
+        )
+
+    def contexts_of(self, organization: str) -> list[Context]:
+        """The stored contexts of an organization by name, without a call."""
+        found = (item for item in self._state.contexts.values() if item.organization == organization)
+        return sorted(found, key=lambda context: context.name)
+
+    def projects_of(self, organization: str) -> list[StoredProject]:
+        """The stored projects of an organization by slug, without a call."""
+        found = (item for item in self._state.projects.values() if item.organization == organization)
+        return sorted(found, key=lambda project: project.slug)
+
+    def _call(self, operation: str, target: str, effect: Callable[[], R], *, write: bool = False) -> R:
+        def permitted() -> R:
+            self._require_token()
+            refused = self._state.refusals.get(f"{operation}:{target}")
+            if refused is not None:
+                raise CircleCiError(operation, code=refused.code, status=refused.status, effect=Effect.NONE)
+            return effect()
+
+        call = Call(service=CIRCLECI, operation=operation, target=target, write=write)
+        return self._world.call(call, permitted, retries=self._retries)
+
+    def _require_token(self) -> None:
+        accepted = self._state.token_sha256
+        if accepted is None or self._token is None:
+            return
+        if not hmac.compare_digest(accepted, self._token.digest()):
+            raise CredentialsError(
+                "CircleCI does not accept the token.",
+                remedy="Make a new personal API token in CircleCI's user settings and give it with "
+                "--circleci-token-file or CIRCLE_TOKEN.",
+            )
+
+    def _require_organization(self, operation: str, organization: Organization) -> None:
+        if organization.slug not in self._state.organizations:
+            raise refusal(operation, 404)
+
+    def _require_context(self, operation: str, context_id: str) -> Context:
+        if (found := self._state.contexts.get(context_id)) is None:
+            raise refusal(operation, self._world.switches.missing_context_status)
+        return found
+
+    def _variables_of(self, operation: str, sink: Sink, *, write: bool = False) -> dict[str, Variable]:
+        if sink.kind is SinkKind.CONTEXT:
+            return self._require_context(operation, sink.id).variables
+        project = self._state.projects.get(canonical(sink.id))
+        # A deleted project keeps its secrets: the private route still reads them, nothing can write them.
+        if project is None or (project.deleted and write):
+            raise refusal(operation, 404)
+        return project.variables
+
+    def _is_full(self, context_id: str) -> bool:
+        context = self._state.contexts[context_id]
+        return context.hides_more or len(context.variables) >= self._world.switches.variables_per_context
+
+    def _settled(self, variable: Variable) -> Shown | None:
+        """What a lagging list shows of it now."""
+        if variable.written_at <= self._world.ago(self._world.switches.tail_lag_s):
+            return Shown(value=variable.value, updated_at=variable.updated_at)
+        return variable.before
+
+    def _shown(self, sink: Sink, name: str, variable: Variable) -> MaskedVariable | None:
+        fresh = variable.written_at > self._world.ago(self._world.switches.tail_lag_s)
+        tail, updated_at = variable.value.tail, variable.updated_at
+        if fresh and self._world.switches.fresh_tail is FreshTail.NOTHING:
+            tail = None
+        elif fresh:
+            if variable.before is None:
+                return None
+            tail, updated_at = variable.before.value.tail, variable.before.updated_at
+        return MaskedVariable(
+            name=name,
+            tail=tail,
+            created_at=variable.created_at,
+            updated_at=updated_at if sink.kind is SinkKind.CONTEXT else None,
+        )
+
+
+def refusal(operation: str, status: int) -> CircleCiError:
+    """Build CircleCI's definite no."""
+    return CircleCiError(operation, code=f"HTTP{status}", status=status, effect=Effect.NONE)
+
+
+def canonical(slug: str) -> str:
+    """One spelling of a slug: `gh/...` and `bb/...`, whichever of both the caller used."""
+    provider, separator, rest = slug.partition("/")
+    return {"github": "gh", "bitbucket": "bb"}.get(provider, provider) + separator + rest
