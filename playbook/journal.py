@@ -56,6 +56,8 @@ _SUM_FIELD: Final = b',"sum":"'
 _SUFFIX_LENGTH: Final = len(_SUM_FIELD) + 64 + len(b'"}')
 _decoder: Final = msgspec.json.Decoder(AnyRecord)
 _encoder: Final = msgspec.json.Encoder()
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, RecursionError)
+"""What a forged line makes the decoder raise; a ValueError is text that is not UTF-8."""
 
 
 def encode(record: AnyRecord, previous_sum: str) -> tuple[bytes, str]:
@@ -79,10 +81,11 @@ def decode(line: bytes, previous_sum: str, seq: int) -> tuple[AnyRecord, str] | 
     _refuse_newer(prefix + b"}", seq)
     try:
         record = _decoder.decode(prefix + b"}")
-    except (msgspec.DecodeError, RecursionError):
+        again = _encoder.encode(record)
+    except _UNREADABLE:
         return None
     # Only our own encoding counts: this leaves no room for duplicate keys, odd numbers or another order.
-    if _encoder.encode(record) != prefix + b"}" or record.seq != seq:
+    if again != prefix + b"}" or record.seq != seq or record.v != FORMAT:
         return None
     return record, total
 
@@ -94,7 +97,7 @@ class _Version(msgspec.Struct):
 def _refuse_newer(text: bytes, seq: int) -> None:
     try:
         version = msgspec.json.decode(text, type=_Version).v
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return
     if version > FORMAT:
         raise JournalTooNewError(
@@ -185,6 +188,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and its missing parents, private whatever the umask says, and durable."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(path.parent)
+    folder.chmod(0o700)
 
 
 def this_host() -> str:
@@ -281,7 +293,8 @@ def read_attachment(folder: Path, name: str, digest: str) -> tuple[str, ...]:
             f"{folder / name} is missing or is not what the journal says it was.",
             remedy="Restore it from a copy, or start a new case with `run`. Nothing was changed.",
         )
-    return tuple(content.decode().splitlines())
+    # Not `splitlines`: a name may hold U+2028 or U+0085, which end no line of ours.
+    return tuple(content.decode().split("\n")[:-1])
 
 
 class Journal:
@@ -312,20 +325,19 @@ class Journal:
         journal = cls(disk=disk, now=now)
         try:
             journal._open(folder)
+        except OSError as error:
+            journal.close()
+            raise JournalWriteError(
+                f"The case folder {folder} cannot be made or written: {error.strerror}.",
+                remedy="Make room on the disk, or name another folder with --case. Nothing was changed.",
+            ) from None
         except BaseException:
             journal.close()
             raise
         return journal
 
     def _open(self, folder: Path) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        except OSError as error:
-            raise JournalWriteError(
-                f"The case folder {folder} cannot be made: {error.strerror}.",
-                remedy="Name another one with --case. Nothing was changed.",
-            ) from None
+        _make_folder(folder)
         self.folder = folder
         self._take_lock(folder)
         self._descriptor = _open_private(folder / JOURNAL, os.O_RDWR | os.O_APPEND | os.O_CREAT)
@@ -339,7 +351,6 @@ class Journal:
         os.fchmod(self._descriptor, 0o600)
         os.fsync(self._descriptor)
         _sync_folder(folder)
-        _sync_folder(folder.parent)
         self.state = fold(recovered.records)
         self._head, self._seq = recovered.head, len(recovered.records)
 
@@ -402,21 +413,39 @@ class Journal:
                 raise self._write_error()
             seq = self._seq
             stamped = msgspec.structs.replace(record, seq=seq, at=self._now().isoformat(timespec="milliseconds"))
-            line, head = encode(stamped, self._head)
-            if len(line) > (PLAN_LINE_MAX if isinstance(record, Planned) else LINE_MAX):
-                raise GuardError(
-                    f"A {type(record).__name__} record would be {len(line)} bytes long, more than the journal takes.",
-                    remedy="Nothing more was changed. Narrow the run, with fewer organizations or accounts.",
-                )
+            line, head = self._encoded(stamped)
+            # Folded first: a record that does not follow from the others never reaches the disk.
+            self.state.apply(stamped)
+            # Until the new head is known, an interrupt must not let another record build on the old one.
+            self._failure = "it was interrupted"
             if self.folder is not None:
                 self._put(line + b"\n")
             self._head, self._seq = head, seq + 1
             self._written += 1
             ticket = self._written
-            self.state.apply(stamped)
+            self._failure = ""
         if self.folder is not None:
             self._sync(ticket)
         return seq
+
+    def _encoded(self, record: AnyRecord) -> tuple[bytes, str]:
+        """Encode a record and see that it can be read back: one that cannot would close the case for good."""
+        name = type(record).__name__
+        try:
+            line, head = encode(record, self._head)
+        except (TypeError, ValueError, RecursionError):
+            line, head = b"", ""
+        if len(line) > (PLAN_LINE_MAX if isinstance(record, Planned) else LINE_MAX):
+            raise GuardError(
+                f"A {name} record would be {len(line)} bytes long, more than the journal takes.",
+                remedy="Nothing more was changed. Narrow the run, with fewer organizations or accounts.",
+            )
+        if decode(line, self._head, record.seq) is None:
+            raise GuardError(
+                f"A {name} record holds something that the journal cannot keep.",
+                remedy="This is a bug; nothing more was changed. Report it with the step that was running.",
+            )
+        return line, head
 
     def _put(self, data: bytes) -> None:
         """Write all of it, or leave the file as it was and refuse every later append."""
@@ -443,18 +472,22 @@ class Journal:
                 return
             self._syncing = True
             covered = self._written
-        failure: OSError | None = None
+        failure = "it was interrupted"
         try:
             self._disk.sync(self._descriptor)
+            failure = ""
         except OSError as error:
-            failure = error
+            failure = error.strerror or "the disk failed"
+        finally:
+            # Also for an interrupt: the others must not wait for a sync that never ends.
+            with self._condition:
+                self._syncing = False
+                if failure:
+                    self._failure = failure
+                else:
+                    self._synced = max(self._synced, covered)
+                self._condition.notify_all()
         with self._condition:
-            self._syncing = False
-            if failure is not None:
-                self._broken(failure.strerror)
-            else:
-                self._synced = max(self._synced, covered)
-            self._condition.notify_all()
             if self._failure:
                 raise self._write_error()
 

@@ -196,7 +196,7 @@ class AwsAccount:
         )
         used = answer.get("AccessKeyLastUsed", {})
         service, region = (str(used.get(name, "N/A")) for name in ("ServiceName", "Region"))
-        at = used.get("LastUsedDate")
+        at = _utc(used.get("LastUsedDate"))
         return LastUsed(at=at, service="" if service == "N/A" else service, region="" if region == "N/A" else region)
 
     def key_creations(self, user: str, since: datetime) -> tuple[KeyCreation, ...]:
@@ -393,7 +393,7 @@ class AwsAccount:
         match = _ARN.fullmatch(arn)
         if not _USER_NAME.fullmatch(name) or match is None or match["account"] != self.account:
             raise _unreadable("listing users", Effect.NONE)
-        return User(account=self.account, name=name, arn=arn, created_at=item.get("CreateDate"))
+        return User(account=self.account, name=name, arn=arn, created_at=_utc(item.get("CreateDate")))
 
     def _access_key(self, user: str, item: Mapping[str, Any], what: str) -> AccessKey:
         key_id, status, created_at = (item.get(member) for member in ("AccessKeyId", "Status", "CreateDate"))
@@ -454,6 +454,10 @@ def _identity(answer: Mapping[str, Any]) -> Identity:
     if _ACCOUNT.fullmatch(account) is None or match is None or match["account"] != account:
         raise _unreadable("asking who we are", Effect.NONE)
     return Identity(account=account, arn=arn)
+
+
+def _utc(at: object) -> datetime | None:
+    return at.astimezone(UTC) if isinstance(at, datetime) else None
 
 
 def _date(answer: Mapping[str, Any]) -> datetime | None:

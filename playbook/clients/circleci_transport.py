@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
@@ -52,7 +52,8 @@ class Answer:
     """A reply that arrived whole."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
+    """It may echo what was sent, so no print of this object shows it."""
     request_id: str
     retry_after_s: float | None
 

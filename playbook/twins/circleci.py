@@ -60,11 +60,11 @@ class CircleCiTwin:
 
     def login(self) -> str:
         """Whose token this is."""
-        return self._call("login", "", lambda: self._state.login)
+        return self.call("login", "", lambda: self._state.login)
 
     def organizations(self) -> tuple[Organization, ...]:
         """Every organization of the world."""
-        return self._call(
+        return self.call(
             "organizations",
             "",
             lambda: tuple(
@@ -79,7 +79,7 @@ class CircleCiTwin:
             self._require_organization("contexts", organization)
             return tuple(context_sink(context) for context in self.contexts_of(organization.slug))
 
-        return self._call("contexts", organization.slug, effect)
+        return self.call("contexts", organization.slug, effect)
 
     def projects(self, organization: Organization) -> Projects:
         """The organization's projects, deleted ones included, with the holes of the world that was mirrored."""
@@ -101,7 +101,7 @@ class CircleCiTwin:
                 holes=tuple(Hole(what=hole.what, where=hole.where, why=hole.why) for hole in holes),
             )
 
-        return self._call("projects", organization.slug, effect)
+        return self.call("projects", organization.slug, effect)
 
     def variables(self, sink: Sink) -> Variables:
         """What is stored, masked; of a context only the first 100 by name."""
@@ -109,12 +109,13 @@ class CircleCiTwin:
         def effect() -> Variables:
             stored = self._variables_of("variables", sink)
             shown = [item for name in sorted(stored) if (item := self._shown(sink, name, stored[name])) is not None]
-            if sink.kind is SinkKind.PROJECT or self._world.switches.spec_paging:
+            switches = self._world.switches
+            if sink.kind is SinkKind.PROJECT or switches.spec_paging or switches.v3_variables:
                 return Variables(items=tuple(shown))
             hidden = len(shown) > PAGE or self._state.contexts[sink.id].hides_more
             return Variables(items=tuple(shown[:PAGE]), complete=not hidden)
 
-        return self._call("variables", sink.id, effect)
+        return self.call("variables", sink.id, effect)
 
     def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
         """Who may use the context."""
@@ -123,7 +124,7 @@ class CircleCiTwin:
             found = self._require_context("restrictions", context.id)
             return tuple(Restriction(id=item.id, kind=item.kind, value=item.value) for item in found.restrictions)
 
-        return self._call("restrictions", context.id, effect)
+        return self.call("restrictions", context.id, effect)
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
         """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""
@@ -137,15 +138,19 @@ class CircleCiTwin:
                 raise refusal("put_variable", 400)
             self.store(sink, name, stored)
 
-        self._call("put_variable", f"{sink.id}/{name}", effect, write=True)
+        self.call("put_variable", f"{sink.id}/{name}", effect, write=True)
 
     def delete_variable(self, sink: Sink, name: str) -> None:
         """Remove a variable, if it is there."""
+        self.remove_variable(sink, name)
 
-        def effect() -> None:
-            self._variables_of("delete_variable", sink, write=True).pop(name, None)
+    def remove_variable(self, sink: Sink, name: str) -> bool:
+        """Remove a variable, and say whether it was there: sources disagree on what the API answers then."""
 
-        self._call("delete_variable", f"{sink.id}/{name}", effect, write=True)
+        def effect() -> bool:
+            return self._variables_of("delete_variable", sink, write=True).pop(name, None) is not None
+
+        return self.call("delete_variable", f"{sink.id}/{name}", effect, write=True)
 
     def create_context(self, organization: Organization, name: str) -> Sink:
         """Make a context; names are unique in an organization."""
@@ -162,7 +167,7 @@ class CircleCiTwin:
             self._state.contexts[number] = context
             return context_sink(context)
 
-        return self._call("create_context", f"{organization.slug}/{name}", effect, write=True)
+        return self.call("create_context", f"{organization.slug}/{name}", effect, write=True)
 
     def run_pipeline(
         self,
@@ -184,7 +189,7 @@ class CircleCiTwin:
             listed = [by_name[name] for name in contexts]
             return pipeline.run(self._world, found, listed, id_variable=id_variable, secret_variable=secret_variable)
 
-        return self._call("run_pipeline", canonical(project), effect)
+        return self.call("run_pipeline", canonical(project), effect)
 
     def store(self, sink: Sink, name: str, value: Value) -> None:
         """Write a value into a sink that exists, without a call and without asking whether it may."""
@@ -210,7 +215,9 @@ class CircleCiTwin:
         found = (item for item in self._state.projects.values() if item.organization == organization)
         return sorted(found, key=lambda project: project.slug)
 
-    def _call(self, operation: str, target: str, effect: Callable[[], R], *, write: bool = False) -> R:
+    def call(self, operation: str, target: str, effect: Callable[[], R], *, write: bool = False) -> R:
+        """Carry out any call of this token; the routes that `ports` does not need go through here as well."""
+
         def permitted() -> R:
             self._require_token()
             refused = self._state.refusals.get(f"{operation}:{target}")

@@ -35,13 +35,15 @@ class Remote:
         switches: Switches | None = None,
         faults: Faults | None = None,
         rng: random.Random | None = None,
+        flowing: bool = False,
     ) -> None:
+        """`flowing` lets the clock run with the real time, for a twin that is served over a socket."""
         self.state = state
         self.path = path
         self.switches = switches or Switches()
         self.faults = faults or Faults()
         self.random = rng or random.SystemRandom()
-        self.clock = VirtualClock(state.now, on_sleep=self.save)
+        self.clock = VirtualClock(state.now, flowing=flowing, on_sleep=self.save)
         self.on_call: OnCall | None = None
         self.lock = threading.RLock()
         self._changed = False

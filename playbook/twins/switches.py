@@ -47,6 +47,8 @@ class Switches:
     """Measured: 403 for every context that cannot be resolved; the specification says 404."""
     spec_paging: bool = False
     """False: variables beyond the 100th of a context are unreachable, whatever token is sent."""
+    v3_variables: bool = False
+    """`/api/v3/contexts/{id}/env-vars` exists and pages, so that no variable is out of reach."""
     variables_per_context: int = 100
     delete_missing_status: int = 200
     """Over HTTP, when the deleted variable was not there."""

@@ -42,8 +42,9 @@ class TwinWorld(Remote):
         switches: Switches | None = None,
         faults: Faults | None = None,
         rng: random.Random | None = None,
+        flowing: bool = False,
     ) -> None:
-        super().__init__(state, path=path, switches=switches, faults=faults, rng=rng)
+        super().__init__(state, path=path, switches=switches, faults=faults, rng=rng, flowing=flowing)
         self.aws = {account: IamTwin(self, account) for account in sorted(state.accounts)}
         self.circleci = CircleCiTwin(self)
 
@@ -55,9 +56,11 @@ class TwinWorld(Remote):
         switches: Switches | None = None,
         faults: Faults | None = None,
         rng: random.Random | None = None,
+        flowing: bool = False,
     ) -> TwinWorld:
         """Go on with the world that a killed process left in its file, at the time it had reached."""
-        return cls(states.load(path), path=path, switches=switches, faults=faults, rng=rng)
+        state = states.load(path)
+        return cls(state, path=path, switches=switches, faults=faults, rng=rng, flowing=flowing)
 
     def platforms(self, token: Secret | None = None) -> Platforms:
         """What the program sees; `token` is the CircleCI token it was given, if the world is to check one."""

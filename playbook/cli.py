@@ -1,0 +1,764 @@
+"""The commands: they parse, choose the parts through `modes`, and print. The only file that imports `steps`.
+
+One `except PlaybookError`, one table of exit codes. Heavy libraries are imported inside the commands that need them,
+so that `--help` and `--version` answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import click
+
+from playbook import __version__
+from playbook.errors import CredentialsError, ExitCode, JournalError, PlaybookError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+
+    from playbook.engine import Engine, Outcome
+    from playbook.journal import Journal
+    from playbook.model import Operator, Step
+    from playbook.modes import Approval, Settings
+    from playbook.ports import Platforms
+    from playbook.records import State
+    from playbook.screen import Screen
+    from playbook.secret import Secret
+
+NAME: Final = "rotation-playbook"
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+# --- Start and end of the process -----------------------------------------------------------------------------------
+
+
+def _refuse_strangers() -> None:
+    """Both packages must be ours: a folder called `steps` in the working directory would run with our credentials."""
+    import playbook  # noqa: PLC0415  # asked where it came from
+    import steps  # noqa: PLC0415  # as above
+
+    homes = {Path(str(module.__file__)).resolve().parent.parent for module in (playbook, steps)}
+    here = Path.cwd().resolve()
+    # An editable install lives in a checkout, which may be the working directory: then it must be ours by name.
+    project = here / "pyproject.toml"
+    ours = project.is_file() and f'name = "{NAME}"' in project.read_text(encoding="utf-8", errors="replace")
+    if len(homes) != 1 or (here in homes and not ours):
+        raise UsageError(
+            "Python found another package called `playbook` or `steps` than this program's own. Nothing was done.",
+            remedy="Start it from another folder, without PYTHONPATH, from an installation of its own (pipx, uv tool).",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; no traceback for anything a user can cause."""
+    os.umask(0o077)
+    try:
+        if not __debug__:
+            raise UsageError("Python runs with -O, which switches safety checks off.", remedy="Run it without -O.")
+        _refuse_strangers()
+        code = commands.main(args=arguments, prog_name=NAME, standalone_mode=False)
+    except PlaybookError as error:
+        _print_error(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        code = ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except KeyboardInterrupt:
+        print("Interrupted; nothing more was sent. `resume` goes on.", file=sys.stderr)  # noqa: T201  # last words
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # `| head` closed the pipe: what was done is in the journal, and there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.DONE
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback could carry a secret
+        _print_bug(error)
+        code = ExitCode.BUG
+    sys.exit(int(code or 0))
+
+
+def _print_error(error: PlaybookError) -> None:
+    from playbook.ports import display  # noqa: PLC0415  # only on the way out
+
+    print(f"Error: {display(error.message, 2000)}\n  {display(error.remedy, 2000)}", file=sys.stderr)  # noqa: T201  # last words
+
+
+def _print_bug(error: Exception) -> None:
+    """Name the place of a bug without its message, which may hold anything."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace is not None else "unknown"
+    print(  # noqa: T201  # last words
+        f"Error: this is a bug ({type(error).__name__} at {where}); nothing more was sent.\n"
+        "  The case is intact: `resume` goes on. Please report it with this line; it holds no secret.",
+        file=sys.stderr,
+    )
+
+
+class _Signals:
+    """First signal: finish the call in flight, journal it, stop. Second: stop now."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._engine: Engine | None = None
+        self._wake: Callable[[], None] = lambda: None
+        self.exit_code = ExitCode.INTERRUPTED
+
+    def install(self) -> None:
+        """Take over SIGINT, SIGTERM and SIGHUP."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._handle)
+
+    def watch(self, engine: Engine) -> None:
+        """From now on a signal stops this engine in order."""
+        self._engine = engine
+        stopped = getattr(engine.world.clock, "stopped", None)
+        self._wake = stopped.set if stopped is not None else self._wake
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGTERM:
+            self.exit_code = ExitCode.TERMINATED
+        if self._engine is None:
+            raise KeyboardInterrupt
+        if self._engine.stopping:
+            os._exit(int(self.exit_code))
+        self._engine.stop()
+        self._wake()
+        self._screen.say("Stopping: the call in flight is finished and journaled first. Again: stop now.")
+
+
+# --- Options --------------------------------------------------------------------------------------------------------
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        return cast("F", functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function))
+
+    return decorate
+
+
+def _waits(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    waits = {}
+    for value in values:
+        name, _, seconds = value.partition("=")
+        if not seconds.isdigit():
+            raise click.BadParameter(f"{value!r} is not NAME=SECONDS")
+        waits[name] = int(seconds)
+    return waits
+
+
+_connection = _options(
+    click.option("--profile", "profiles", multiple=True, metavar="NAME", help="AWS profile; repeat for more accounts."),
+    click.option("--role-arn", "role_arns", multiple=True, metavar="ARN", help="Role to assume in another account."),
+    click.option("--region", metavar="REGION", help="AWS region, when the profile names none."),
+    click.option("--organization", "organizations", multiple=True, metavar="SLUG", help="CircleCI organization."),
+    click.option("--circleci-host", metavar="URL", help="CircleCI Server; default https://circleci.com."),
+    click.option("--circleci-token-file", type=click.Path(), metavar="FILE", help="File with the CircleCI token."),
+    click.option("--circleci-token-stdin", is_flag=True, help="Read the CircleCI token from standard input."),
+    click.option("--allow-endpoint-override", is_flag=True, help="Allow endpoints that are not the platforms' own."),
+)
+_pace = _options(
+    click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Lanes side by side (16)."),
+    click.option("--pilot", type=click.IntRange(0), default=1, help="Keys that go first, alone (1)."),
+    click.option("--max-failures", type=click.IntRange(1), default=3, help="Equal failures that stop new lanes (3)."),
+    click.option("--wait", "waits", multiple=True, callback=_waits, metavar="NAME=SECONDS", help="See docs/waits.md."),
+)
+_operator = _options(
+    click.option("--batch", is_flag=True, help="Ask nothing; answers come from --answers."),
+    click.option("--answers", type=click.Path(), metavar="FILE", help="Answers file (TOML)."),
+    click.option("--approve", "digest", metavar="DIGEST", help="Approve exactly the plan that was reviewed."),
+    click.option("--yes", is_flag=True, help="Approve whatever the plan is now."),
+    click.option("--no-input", is_flag=True, help="Never prompt."),
+)
+_case = click.option("--case", "folder", type=click.Path(), metavar="DIR", help="Case folder.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Exit codes: docs/exit-codes.md")
+@click.version_option(__version__, prog_name=NAME)
+def commands() -> None:
+    """Rotate every AWS key stored in CircleCI: find, replace, prove, and resume after any crash.
+
+    Begin with `rotation-playbook rehearse`: it needs no account, no token and no network.
+    """
+
+
+# --- What the commands share ----------------------------------------------------------------------------------------
+
+
+def _settings(options: Mapping[str, Any]) -> Settings:
+    from playbook.clients.endpoints import circleci_host  # noqa: PLC0415  # not for --help
+    from playbook.modes import Settings  # noqa: PLC0415  # as above
+
+    names = Settings.__dataclass_fields__
+    given = {name: value for name, value in options.items() if name in names and value}
+    given["circleci_host"] = circleci_host(
+        options.get("circleci_host"), os.environ, allow_endpoint_override=bool(options.get("allow_endpoint_override"))
+    )
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def _attended(options: Mapping[str, Any]) -> bool:
+    """Whether a person can be asked: both ends are terminals, and nobody said otherwise."""
+    refused = options.get("no_input") or options.get("batch") or os.environ.get("PLAYBOOK_NO_INPUT")
+    return not refused and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _token(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Secret:
+    from playbook.clients.credentials import find_circleci_token  # noqa: PLC0415  # not for --help
+
+    found = find_circleci_token(
+        token_file=Path(settings.circleci_token_file) if settings.circleci_token_file else None,
+        token_stdin=sys.stdin if options.get("circleci_token_stdin") else None,
+        environ=os.environ,
+        warn=lambda text: screen.say(text, "yellow"),
+    )
+    if found is not None:
+        screen.say(f"CircleCI token: from {found[1]}; host {settings.circleci_host}")
+        return found[0]
+    if _attended(options):
+        from playbook.operators.wizard import ask_secret  # noqa: PLC0415  # questionary costs 0.1 s
+
+        return ask_secret("CircleCI personal API token (hidden): ")
+    raise CredentialsError(
+        "There is no CircleCI token. Nothing was read or changed.",
+        remedy="Set CIRCLE_TOKEN, or name a file with --circleci-token-file, or pipe it with --circleci-token-stdin.",
+    )
+
+
+def _live(screen: Screen, settings: Settings, options: Mapping[str, Any], *, case: str) -> Platforms:
+    from playbook.clients.endpoints import aws_overrides  # noqa: PLC0415  # not for --help
+    from playbook.modes import connect  # noqa: PLC0415  # as above
+
+    token = _token(screen, settings, options)
+    ask_secret = None
+    if _attended(options):
+        from playbook.operators.wizard import ask_secret  # noqa: PLC0415  # questionary costs 0.1 s
+    platforms = connect(settings, token, case=case, ask_secret=ask_secret)
+    for override in aws_overrides(os.environ, settings.profiles):
+        screen.say(f"!! AWS endpoint override: {override.where} = {override.url}", "bold yellow")
+    return platforms
+
+
+def _cases_folder() -> Path:
+    from platformdirs import user_state_path  # noqa: PLC0415  # not for --help
+
+    return user_state_path("playbook") / "cases"
+
+
+def _new_case_folder() -> Path:
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    return _cases_folder() / f"{stamp}-{os.urandom(2).hex()}"
+
+
+def _known_cases() -> list[tuple[Path, State]]:
+    from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
+
+    cases = []
+    folder = _cases_folder()
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+        try:
+            cases.append((path, fold(read(path).records)))
+        except JournalError:
+            continue
+    return cases
+
+
+def _find_case(name: str | None) -> Path:
+    if name is not None:
+        named = Path(name)
+        return named if named.exists() or os.sep in name else _cases_folder() / name
+    unfinished = [path for path, state in _known_cases() if state.sealed is None and state.opened is not None]
+    if not unfinished:
+        raise UsageError(
+            "There is no unfinished case.", remedy="Begin one with `run` or `rehearse`, or name a case folder."
+        )
+    return unfinished[0]
+
+
+def _operator_and_approval(
+    screen: Screen, options: Mapping[str, Any], *, shipped: str | None = None
+) -> tuple[Operator, Approval]:
+    """The wizard on a terminal, or the answers file standing in for it."""
+    from playbook.modes import Approval  # noqa: PLC0415  # not for --help
+
+    digest, yes = options.get("digest") or "", bool(options.get("yes"))
+    if _attended(options) and not options.get("answers"):
+        from playbook.operators.wizard import Wizard  # noqa: PLC0415  # questionary costs 0.1 s
+
+        return Wizard(), Approval(digest=digest, yes=yes)
+    from playbook.operators.script import Script  # noqa: PLC0415  # not for --help
+
+    if options.get("answers"):
+        text = _read_answers(Path(options["answers"]))
+    elif shipped is not None:
+        text, yes = shipped, True
+    elif options.get("batch"):
+        raise UsageError(
+            "--batch asks nothing, so it needs answers. Nothing was changed.", remedy="Add --answers FILE."
+        )
+    else:
+        raise UsageError(
+            "There is no terminal to ask on. Nothing was changed.",
+            remedy="Run it on a terminal, or with --batch --answers FILE (and --yes or --approve DIGEST).",
+        )
+    script = Script(text, approve_digest=digest or None, yes=yes, say=screen.say)
+    return script, Approval(digest=digest or script.approve_digest or "", yes=yes, batch=True)
+
+
+def _read_answers(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read((1 << 20) + 1).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"The answers file {path} cannot be read: {why}. Nothing was changed.", remedy="Name a TOML file."
+        ) from None
+
+
+# --- Carrying a case out --------------------------------------------------------------------------------------------
+
+
+def _work(
+    screen: Screen,
+    journal: Journal,
+    platforms: Platforms,
+    settings: Settings,
+    options: Mapping[str, Any],
+    operator: Operator,
+    approval: Approval,
+) -> int:
+    """Carry a case on until it ends or waits; print the closing table."""
+    from playbook import log  # noqa: PLC0415  # not for --help
+    from playbook.engine import Interrupted  # noqa: PLC0415  # as above
+    from playbook.modes import carry_out, merge_waits  # noqa: PLC0415  # as above
+    from playbook.ports import Waits  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    folder = journal.folder or Path()
+    signals = _Signals(screen)
+    signals.install()
+    waits = merge_waits(getattr(operator, "waits", None) or Waits(), settings.waits)
+    logger = log.configure(folder / "log.jsonl", verbose=False)
+
+    def tell(event: str, fields: Mapping[str, Any]) -> None:
+        logger.info(event, **{name: value for name, value in fields.items() if name != "findings"})
+        screen.tell(event, fields)
+
+    screen.say(f"Case: {folder}")
+    try:
+        outcome = carry_out(
+            journal,
+            platforms,
+            PLAYBOOK,
+            operator,
+            settings=settings,
+            waits=waits,
+            approval=approval,
+            tell=tell,
+            show=screen.show_walk,
+            started=signals.watch,
+        )
+    except (Interrupted, KeyboardInterrupt):
+        screen.say(f"Stopped in order. Go on with: {NAME} resume {folder}", "bold")
+        return int(signals.exit_code)
+    except PlaybookError:
+        screen.say(f"The case is kept. Go on with: {NAME} resume {folder}")
+        raise
+    finally:
+        platforms.close()
+    _close(screen, journal, PLAYBOOK, outcome, options)
+    return int(outcome.exit_code)
+
+
+def _close(
+    screen: Screen, journal: Journal, steps: Sequence[Step], outcome: Outcome, options: Mapping[str, Any]
+) -> None:
+    if options.get("as_json"):
+        screen.result(json.dumps(_status_document(journal.folder or Path(), journal.state, int(outcome.exit_code))))
+        return
+    words = {
+        ExitCode.DONE: "Done: everything planned is done and was seen in place.",
+        ExitCode.WAITING: "Not finished: something waits, and says above what for.",
+        ExitCode.SOME_FAILED: "Finished, but some targets failed or were left out; they are named above.",
+    }[outcome.exit_code]
+    screen.closing(journal.state, steps, outcome, str(journal.folder), words)
+
+
+@commands.command()
+@click.argument("scenario", default="small")
+@click.option("--inject", multiple=True, metavar="FAULT", help="Drill a fault: throttle, drop-reply, crash, ...")
+@_case
+@_pace
+@_operator
+@_json
+@click.pass_context
+def rehearse(context: click.Context, /, **options: Any) -> None:
+    """Rehearse the whole playbook on a made-up organisation; nothing live is touched.
+
+    Without a terminal, or with --batch, it plays the answers that the scenario ships.
+    """
+    from playbook.modes import Mode, Settings, open_case, rehearsal  # noqa: PLC0415  # not for --help
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+    from playbook.twins.faults import parse  # noqa: PLC0415  # as above
+    from playbook.twins.scenario import load  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    scenario = load(options["scenario"])
+    for fault in options["inject"]:
+        parse(fault)
+    operator, approval = _operator_and_approval(screen, options, shipped=scenario.answers)
+    names = ("parallel", "pilot", "max_failures", "scenario", "inject", "waits", "answers")
+    settings = Settings(**{name: options[name] for name in names if options[name]})
+    folder = Path(options["folder"]) if options["folder"] else _new_case_folder()
+    screen.say("REHEARSAL: a made-up organisation in memory; nothing live is touched.", "bold")
+    journal = open_case(folder, Mode.REHEARSAL, settings)
+    try:
+        code = _work(screen, journal, rehearsal(settings, folder), settings, options, operator, approval)
+    finally:
+        journal.close()
+    context.exit(code)
+
+
+@commands.command()
+@_connection
+@_case
+@click.option(
+    "--dry-run", is_flag=True, help="Walk everything on twins of the live world; the live world is only read."
+)
+@click.option("--exit-code", is_flag=True, help="With --dry-run: exit 10 when there are changes to make.")
+@_operator
+@_pace
+@_json
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> None:
+    """Run the playbook on the live world: the wizard, or --batch with an answers file."""
+    from playbook.modes import Mode, open_case  # noqa: PLC0415  # not for --help
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    operator, approval = _operator_and_approval(screen, options)
+    settings = _settings(options)
+    folder = Path(options["folder"]) if options["folder"] else _new_case_folder()
+    mode = Mode.DRY_RUN if options["dry_run"] else Mode.LIVE
+    journal = open_case(folder, mode, settings)
+    try:
+        platforms = _live(screen, settings, options, case=_case_id(journal))
+        work = _dry_run if options["dry_run"] else _work
+        code = work(screen, journal, platforms, settings, options, operator, approval)
+    finally:
+        journal.close()
+    context.exit(code)
+
+
+def _case_id(journal: Journal) -> str:
+    from playbook.journal import opened  # noqa: PLC0415  # not for --help
+
+    return opened(journal.state).case
+
+
+def _dry_run(
+    screen: Screen,
+    journal: Journal,
+    platforms: Platforms,
+    settings: Settings,
+    options: Mapping[str, Any],
+    operator: Operator,
+    approval: Approval,
+) -> int:
+    from playbook.modes import journaled, merge_waits, walk  # noqa: PLC0415  # not for --help
+    from playbook.ports import Waits  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    del approval
+    screen.say("DRY RUN: the live world is only read; every change is made on a twin of it.", "bold")
+    waits = merge_waits(getattr(operator, "waits", None) or Waits(), settings.waits)
+    try:
+        walked = walk(platforms, PLAYBOOK, journaled(operator, journal), settings, waits)
+    finally:
+        platforms.close()
+    screen.findings(walked.outcome.findings)
+    if options["as_json"]:
+        screen.result(json.dumps(walked.document()))
+    else:
+        screen.show_walk(walked)
+        screen.result(f"{len(walked.changes)} change(s) would be made; the digest to approve is {walked.digest}")
+    return int(ExitCode.CHANGES) if options["exit_code"] and walked.changes else 0
+
+
+@commands.command()
+@click.argument("case", required=False)
+@_connection
+@_operator
+@_json
+@click.pass_context
+def resume(context: click.Context, /, **options: Any) -> None:
+    """Go on with a case after a crash or a pause; without CASE the newest unfinished one.
+
+    Connection settings come from the case unless given.
+    """
+    from dataclasses import replace  # noqa: PLC0415  # not for --help
+
+    from playbook.journal import Journal, check_folder, opened  # noqa: PLC0415  # as above
+    from playbook.modes import Mode, Settings, rehearsal  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+    from playbook.twins.scenario import load  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    folder = _find_case(options["case"])
+    if not check_folder(folder):
+        raise UsageError(f"{folder} holds no case.", remedy="`status` lists the cases.")
+    journal = Journal.open(folder)
+    try:
+        first = opened(journal.state)
+        if first.mode == Mode.DRY_RUN:
+            raise UsageError(
+                f"{folder} is a dry run, and a dry run is never continued live.",
+                remedy="Run `answers` on it, and give the file to `run --batch --answers`.",
+            )
+        kept = Settings.from_json(first.settings)
+        if first.mode == Mode.REHEARSAL:
+            settings = replace(kept, inject=())
+            shipped = load(kept.scenario).answers
+        else:
+            given = {name: value for name, value in options.items() if name in kept.__dataclass_fields__ and value}
+            settings = replace(kept, **given)
+            shipped = None
+        if settings.answers and not options["answers"] and not _attended(options):
+            options["answers"] = settings.answers
+        operator, approval = _operator_and_approval(screen, options, shipped=shipped)
+        if first.mode == Mode.REHEARSAL:
+            platforms = rehearsal(settings, folder)
+        else:
+            platforms = _live(screen, settings, options, case=first.case)
+        code = _work(screen, journal, platforms, settings, options, operator, approval)
+    finally:
+        journal.close()
+    context.exit(code)
+
+
+# --- Looking --------------------------------------------------------------------------------------------------------
+
+
+def _status_document(folder: Path, state: State, exit_code: int | None = None) -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415  # not for --help
+
+    from playbook.summary import key_rows, step_rows  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    waiting = [
+        {"key": key, "state": progress.state, "why": progress.reason}
+        for key, progress in state.progress.items()
+        if progress.state not in {"verified", "skipped"}
+    ]
+    return {
+        "schema": 1,
+        "case": state.opened.case if state.opened else "",
+        "folder": str(folder),
+        "mode": state.opened.mode if state.opened else "",
+        "opened_at": state.opened.at if state.opened else "",
+        "status": "finished" if state.sealed is not None else "open",
+        "exit_code": exit_code if exit_code is not None else (state.sealed.exit_code if state.sealed else None),
+        "steps": [asdict(row) for row in step_rows(state, PLAYBOOK)],
+        "keys": [asdict(row) for row in key_rows(state)],
+        "unfinished": waiting,
+        "next_command": "" if state.sealed is not None else f"{NAME} resume {folder}",
+    }
+
+
+@commands.command()
+@click.argument("case", required=False)
+@_json
+def status(case: str | None, as_json: bool) -> None:  # noqa: FBT001  # click passes flags by name
+    """Say where a case stands; without CASE, every open one."""
+    from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
+    from playbook.screen import Screen, keys_table, steps_table  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    if case is not None:
+        folder = _find_case(case)
+        found = [(folder, fold(read(folder).records))]
+    else:
+        found = [(path, state) for path, state in _known_cases() if state.sealed is None]
+    documents = [_status_document(folder, state) for folder, state in found]
+    if as_json:
+        screen.result(json.dumps(documents[0] if case is not None else {"schema": 1, "cases": documents}))
+        return
+    if not found:
+        screen.result("No case is open.")
+    for (folder, state), document in zip(found, documents, strict=True):
+        screen.result(f"Case {folder} ({document['mode']}, {document['status']}, opened {document['opened_at']})")
+        screen.answer.print(keys_table(state))
+        screen.answer.print(steps_table(state, PLAYBOOK))
+        for item in document["unfinished"]:
+            if item["why"] or item["state"] != "planned":
+                screen.result(f"  {item['state']}: {item['key']} {item['why']}")
+        if document["next_command"]:
+            screen.result(f"Next: {document['next_command']}")
+
+
+@commands.command()
+@click.argument("case", required=False)
+@_json
+def verify(case: str | None, as_json: bool) -> None:  # noqa: FBT001  # click passes flags by name
+    """Verify a journal's integrity: every record, its chain, and the files bound to it."""
+    from playbook.journal import fold, read, read_attachment  # noqa: PLC0415  # not for --help
+    from playbook.modes import PLAN_FILE  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+
+    folder = _find_case(case)
+    recovered = read(folder)
+    state = fold(recovered.records)
+    for parts in state.plans.values():
+        for part in parts:
+            if part.attachment:
+                read_attachment(folder, "inventory.jsonl", part.attachment)
+    if "run" in state.approvals and state.approvals["run"].attachment:
+        read_attachment(folder, PLAN_FILE, state.approvals["run"].attachment)
+    screen = Screen()
+    if as_json:
+        document = {"schema": 1, "records": len(recovered.records), "head": recovered.head, "torn": len(recovered.torn)}
+        screen.result(json.dumps(document))
+        return
+    screen.result(f"{len(recovered.records)} records verify; the head is {recovered.head}.")
+    if recovered.torn:
+        screen.result(f"A torn tail of {len(recovered.torn)} bytes was left by a crash; `resume` cuts it off.")
+
+
+@commands.command()
+@click.argument("case", required=False)
+def answers(case: str | None) -> None:
+    """Print the answers given so far as an answers file, so that what was done by hand runs in batch."""
+    from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
+    from playbook.operators.script import dump  # noqa: PLC0415  # as above
+
+    state = fold(read(_find_case(case)).records)
+    click.echo(dump(list(state.answers.values())), nl=False)
+
+
+@commands.command()
+@click.argument("case", required=False)
+@click.option(
+    "--format", "form", type=click.Choice(["markdown", "json"]), default="markdown", help="Form of the report."
+)
+def report(case: str | None, form: str) -> None:
+    """Print the report of a case: what was found, done and seen, each with its record."""
+    from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
+    from playbook.report import from_state, to_json, to_markdown  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    folder = _find_case(case)
+    recovered = read(folder)
+    document = from_state(fold(recovered.records), PLAYBOOK, folder=str(folder), head=recovered.head)
+    click.echo(to_json(document) if form == "json" else to_markdown(document))
+
+
+@commands.command()
+@_connection
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the result."
+)
+@click.option("--kind", "kinds", multiple=True, help="Limit it to a kind of secret; repeatable.")
+@click.option("--fail-on-exposed", is_flag=True, help="Exit 10 when active keys are stored or anything was not read.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Reads side by side (16).")
+@click.option("--no-input", is_flag=True, help="Never prompt.")
+@_json
+@click.pass_context
+def inventory(context: click.Context, /, **options: Any) -> None:
+    """List everything stored in CircleCI and every access key, and say which variable holds which key."""
+    from playbook.inventory import collect, find_organizations  # noqa: PLC0415  # not for --help
+    from playbook.journal import Journal  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+    from playbook.world import CaseWorld  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    settings = _settings(options)
+    platforms = _live(screen, settings, options, case="inventory")
+    try:
+        view = CaseWorld(platforms, Journal(), parallel=settings.parallel)
+        found = collect(view, find_organizations(view, settings.organizations), view.accounts)
+    finally:
+        platforms.close()
+    document = found.document(options["kinds"])
+    form = "json" if options["as_json"] else options["form"]
+    if form == "json":
+        screen.result(json.dumps(document, indent=2))
+    elif form == "csv":
+        click.echo(_csv(document), nl=False)
+    else:
+        screen.inventory(found)
+    exposed = [row for row in document["access_keys"] if row["status"] == "Active" and row["stored_in"]]
+    if options["fail_on_exposed"] and (exposed or not found.complete):
+        context.exit(int(ExitCode.CHANGES))
+
+
+def _csv(document: Mapping[str, Any]) -> str:
+    """The secrets as CSV; a text that a spreadsheet would run as a formula is quoted."""
+    import csv  # noqa: PLC0415  # not for --help
+    import io  # noqa: PLC0415  # as above
+
+    columns = ("id", "kind", "organization", "context", "project", "name", "tail", "created_at", "updated_at")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([*columns, "account", "user", "access_key", "confidence"])
+    for row in document["secrets"]:
+        held = row["access_key"] or {}
+        cells = [row.get(name) or "" for name in columns]
+        cells += [held.get(name, "") for name in ("account", "user", "id", "confidence")]
+        writer.writerow([f"'{cell}" if str(cell)[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell for cell in cells])
+    return text.getvalue()
+
+
+@commands.command()
+@_connection
+@click.option("--answers", type=click.Path(), metavar="FILE", help="Answers file: narrows the policy to its plan.")
+@click.option("--no-input", is_flag=True, help="Never prompt.")
+@click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Reads side by side (16).")
+@_json
+@click.pass_context
+def doctor(context: click.Context, /, **options: Any) -> None:
+    """Check credentials, permissions and clock, and print the exact IAM policy a run needs; changes nothing."""
+    from playbook.doctor import examine  # noqa: PLC0415  # not for --help
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+    from steps import PLAYBOOK  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    settings = _settings(options)
+    operator = _operator_and_approval(screen, {**options, "batch": True})[0] if options["answers"] else None
+    platforms = _live(screen, settings, options, case="doctor")
+    try:
+        health = examine(platforms, PLAYBOOK, settings, operator)
+    finally:
+        platforms.close()
+    if options["as_json"]:
+        screen.result(json.dumps(health.document()))
+    else:
+        for line in health.lines():
+            screen.result(line)
+        screen.result(json.dumps(health.policy, indent=2))
+    context.exit(int(ExitCode.CREDENTIALS if health.denied else ExitCode.DONE))
+
+
+@commands.command()
+@click.argument("scenario", default="small")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the CircleCI twin; 0 picks one.")
+@click.option("--aws-port", type=click.IntRange(0, 65535), default=0, help="Port of AWS through moto; 0 picks one.")
+@click.option("--seconds", type=click.IntRange(1), help="Stop by itself after so long.")
+def sandbox(scenario: str, port: int, aws_port: int, seconds: int | None) -> None:
+    """Serve the CircleCI twin (and AWS through moto, with the `sandbox` extra) on loopback, for any client."""
+    from playbook.sandbox import serve  # noqa: PLC0415  # not for --help
+
+    serve(scenario, port=port, aws_port=aws_port, seconds=seconds)

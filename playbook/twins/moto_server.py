@@ -1,0 +1,571 @@
+"""AWS on loopback: moto's own server behind a gate that has the rules moto leaves out (AWS facts 1.1, 1.3).
+
+Moto alone accepts inactive and deleted keys, wrong secrets and any number of threads at its peril. The gate refuses
+such signatures, lets a new key spread slowly, throttles, loses and cuts replies on demand, answers CloudTrail's
+`LookupEvents` from the requests it saw, and hands moto one request at a time. Every port of this process shares
+moto's one world, which `start` empties: run one server in a process.
+
+moto and flask come with the extra `sandbox`; nothing here is imported by a live run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
+
+from playbook.errors import UsageError
+from playbook.ports import Credential, KeyStatus
+from playbook.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Respond = Callable[..., Any]
+
+OPERATOR: Final = "incident-responder"
+"""The IAM user by which the outside acts in each account."""
+
+_SIGNED_BY = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=(?P<key>[A-Z0-9]+)/(?P<day>\d{8})/(?P<region>[a-z0-9-]+)/(?P<service>[a-z0-9-]+)"
+    r"/aws4_request, *SignedHeaders=(?P<headers>[a-z0-9;-]+), *Signature=(?P<signature>[0-9a-f]{64})"
+)
+_EVENTS_A_PAGE = 50
+_MADE_KEY = re.compile(rb"<AccessKeyId>(AKIA[A-Z0-9]+)</AccessKeyId>")
+
+
+class FaultKind(StrEnum):
+    """What may go wrong with one request."""
+
+    THROTTLE = "throttle"
+    DENY = "deny"
+    SERVER_ERROR = "server-error"
+    DROP_REQUEST = "drop-request"
+    """The connection ends before anything happened."""
+    DROP_REPLY = "drop-reply"
+    """It happened, and the connection ends without a reply."""
+    CUT_REPLY = "cut-reply"
+    """It happened, and the reply breaks off after `at_byte` bytes of its body."""
+    SHORTEN_REPLY = "shorten-reply"
+    """As `CUT_REPLY`, but the reply's length says that it is whole."""
+
+
+_REFUSALS: Final = {
+    FaultKind.THROTTLE: (400, "Throttling"),
+    FaultKind.DENY: (403, "AccessDenied"),
+    FaultKind.SERVER_ERROR: (500, "InternalFailure"),
+}
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """A fault for the next requests of one operation, or of all with `*`."""
+
+    operation: str
+    kind: FaultKind
+    times: int = 1
+    """How often it strikes; -1 for ever."""
+    at_byte: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenRequest:
+    """A request as it arrived, and what the caller was told; parameters carry no secrets in these APIs."""
+
+    id: str
+    at: datetime
+    service: str
+    operation: str
+    region: str
+    account: str
+    key_id: str
+    user_agent: str
+    parameters: Mapping[str, str]
+    source_address: str
+    status: int
+    """0 when the caller got no status."""
+    error: str = ""
+    made_key_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the gate needs of a request, with its body read."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    service: str
+    operation: str
+    region: str
+    key_id: str
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Signer:
+    """Who a key id belongs to."""
+
+    account: str
+    user: str
+    secret: str
+    token: str | None
+    active: bool
+
+
+@dataclass(kw_only=True)
+class _Reply:
+    status: int
+    body: bytes
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    error: str = ""
+
+
+class MotoServer:
+    """A server for any AWS client; a context manager that starts and stops it."""
+
+    def __init__(self, *, propagation_s: float = 0.0, trail_lag_s: float = 0.0) -> None:
+        """`propagation_s`: until a new key is accepted; `trail_lag_s`: until an event can be looked up."""
+        self.propagation_s = propagation_s
+        self.trail_lag_s = trail_lag_s
+        self._moto = _moto()
+        self._lock = threading.RLock()
+        self._faults: list[Fault] = []
+        self._seen: list[SeenRequest] = []
+        self._made_at: dict[str, float] = {}
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+        self._dispatch: Any = None
+
+    # --- life ---
+
+    def start(self) -> Self:
+        """Empty moto's world and serve on a free port."""
+        from werkzeug.serving import make_server  # noqa: PLC0415  # an extra
+
+        app = self._moto.app
+        self._moto.reset()
+        self._dispatch = app.DomainDispatcherApplication(app.create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_quiet_handler(app))
+        self._thread = threading.Thread(target=self._server.serve_forever, name="moto", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving; what was seen stays."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The endpoint to give to a client."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host}:{port}"
+
+    # --- seeding and truth ---
+
+    def add_user(self, account: str, name: str, *, path: str = "/") -> None:
+        """Make a user without keys."""
+        with self._lock:
+            self._backend(account).create_user("us-east-1", user_name=name, path=path)
+
+    def add_key(self, account: str, user: str, *, active: bool = True) -> Credential:
+        """Make an access key that is accepted at once."""
+        with self._lock:
+            backend = self._backend(account)
+            key = backend.create_access_key(user_name=user)
+            if not active:
+                backend.update_access_key(user, key.access_key_id, "Inactive")
+            return Credential(
+                account=account,
+                user=user,
+                key_id=key.access_key_id,
+                secret=Secret(key.secret_access_key),
+                created_at=key.create_date.replace(tzinfo=UTC),
+                server_time=datetime.now(UTC).replace(microsecond=0),
+            )
+
+    def operator(self, account: str) -> Credential:
+        """A key of the account's operator, who is made when first asked for."""
+        with self._lock:
+            if OPERATOR not in {user.name for user in self._backend(account).users.values()}:
+                self.add_user(account, OPERATOR)
+            return self.add_key(account, OPERATOR)
+
+    def environment(self, operator: Credential) -> dict[str, str]:
+        """Variables by which a process talks to this server alone, as the operator."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": operator.key_id,
+            "AWS_SECRET_ACCESS_KEY": operator.secret.reveal(),
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def keys(self, account: str, user: str) -> dict[str, KeyStatus]:
+        """The truth: the user's keys and their states."""
+        with self._lock:
+            held = self._backend(account).list_access_keys(user)
+            return {key.access_key_id: KeyStatus(key.status) for key in held}
+
+    def accepts(self, key_id: str, secret: Secret) -> bool:
+        """The truth: whether this pair is a working one."""
+        with self._lock:
+            signer = self._signer(key_id)
+            return signer is not None and signer.active and secret.is_same_as(Secret(signer.secret))
+
+    # --- drills ---
+
+    def inject(self, *faults: Fault) -> None:
+        """Let the next matching requests fail."""
+        with self._lock:
+            self._faults.extend(faults)
+
+    def heal(self) -> None:
+        """Forget every fault that has not struck."""
+        with self._lock:
+            self._faults.clear()
+
+    def requests(self, operation: str = "*") -> tuple[SeenRequest, ...]:
+        """What arrived so far, oldest first."""
+        with self._lock:
+            return tuple(seen for seen in self._seen if operation in ("*", seen.operation))
+
+    # --- the gate ---
+
+    def _serve(self, environ: dict[str, Any], start_response: Respond) -> Iterable[bytes]:
+        request = _parsed(environ)
+        with self._lock:
+            fault = self._next_fault(request.operation)
+            if fault is not None and fault.kind is FaultKind.DROP_REQUEST:
+                self._note(request, environ, _Reply(status=0, body=b""))
+                return _hang_up(environ)
+            reply = self._answer(request, environ, fault)
+            made = _MADE_KEY.search(reply.body) if request.operation == "CreateAccessKey" else None
+            if made is not None:
+                self._made_at[made[1].decode()] = time.monotonic()
+            self._note(request, environ, reply, made[1].decode() if made else "")
+        return _sent(reply, fault, environ, start_response)
+
+    def _answer(self, request: _Request, environ: dict[str, Any], fault: Fault | None) -> _Reply:
+        refused = self._signature_refusal(request) or (_REFUSALS.get(fault.kind) if fault else None)
+        if refused is not None:
+            return _error(request, *refused)
+        if request.operation == "LookupEvents":
+            return self._look_up(request)
+        if request.operation == "SimulatePrincipalPolicy":
+            return self._simulate(request)
+        return self._delegate(request, environ)
+
+    def _delegate(self, request: _Request, environ: dict[str, Any]) -> _Reply:
+        """Hand the request to moto, and collect its reply whole."""
+        environ["wsgi.input"] = io.BytesIO(request.body)
+        environ["CONTENT_LENGTH"] = str(len(request.body))
+        started: list[Any] = []
+        backend_app = self._dispatch.get_application(environ)
+        body = b"".join(backend_app(environ, lambda status, headers, *_: started.extend((status, headers))))
+        status, headers = started
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        error = re.search(rb"<Error>.*?<Code>([A-Za-z0-9.]+)</Code>", body, re.DOTALL)
+        return _Reply(status=int(status.split()[0]), body=body, headers=kept, error=error[1].decode() if error else "")
+
+    def _signature_refusal(self, request: _Request) -> tuple[int, str] | None:
+        """What moto does not check: the key's existence, its state, its age and the signature itself."""
+        signer = self._signer(request.key_id)
+        age_s = time.monotonic() - self._made_at.get(request.key_id, float("-inf"))
+        if signer is None or not signer.active or age_s < self.propagation_s:
+            return 403, "InvalidClientTokenId"
+        if _signature(request, signer) != _claimed(request)["signature"]:
+            return 403, "SignatureDoesNotMatch"
+        return None
+
+    def _signer(self, key_id: str) -> _Signer | None:
+        for account, partitions in list(self._moto.iam_backends.items()):
+            for backend in partitions.values():
+                for user in backend.users.values():
+                    for key in user.access_keys:
+                        if key.access_key_id == key_id:
+                            return _Signer(
+                                account=account,
+                                user=user.name,
+                                secret=key.secret_access_key,
+                                token=None,
+                                active=key.status == "Active",
+                            )
+        for account, partitions in list(self._moto.sts_backends.items()):
+            for backend in partitions.values():
+                for role in backend.assumed_roles:
+                    if role.access_key_id == key_id:
+                        return _Signer(
+                            account=account,
+                            user=role.role_arn.rpartition("/")[2],
+                            secret=role.secret_access_key,
+                            token=role.session_token,
+                            active=True,
+                        )
+        return None
+
+    def _backend(self, account: str) -> Any:
+        return self._moto.iam_backends[account]["aws"]
+
+    def _next_fault(self, operation: str) -> Fault | None:
+        for fault in self._faults:
+            if fault.operation in ("*", operation) and fault.times:
+                fault.times -= 1 if fault.times > 0 else 0
+                return fault
+        return None
+
+    def _note(self, request: _Request, environ: Mapping[str, Any], reply: _Reply, made_key_id: str = "") -> None:
+        signer = self._signer(request.key_id)
+        self._seen.append(
+            SeenRequest(
+                id=str(uuid.uuid4()),
+                at=datetime.now(UTC),
+                service=request.service,
+                operation=request.operation,
+                region=request.region,
+                account=signer.account if signer else "",
+                key_id=request.key_id,
+                user_agent=request.headers.get("User-Agent", ""),
+                parameters=request.parameters,
+                source_address=str(environ.get("REMOTE_ADDR", "")),
+                status=reply.status,
+                error=reply.error,
+                made_key_id=made_key_id,
+            )
+        )
+
+    # --- what moto does not implement ---
+
+    def _simulate(self, request: _Request) -> _Reply:
+        """Allow what this server allows: everything but an operation that is denied for ever."""
+        denied = {fault.operation for fault in self._faults if fault.kind is FaultKind.DENY and fault.times < 0}
+        actions = [value for name, value in request.parameters.items() if name.startswith("ActionNames.member.")]
+        decision = {True: "explicitDeny", False: "allowed"}
+        results = "".join(
+            f"<member><EvalActionName>{escape(action)}</EvalActionName><EvalResourceName>*</EvalResourceName>"
+            f"<EvalDecision>{decision[action.partition(':')[2] in denied]}</EvalDecision></member>"
+            for action in actions
+        )
+        return _xml(
+            200,
+            f"<SimulatePrincipalPolicyResponse><SimulatePrincipalPolicyResult><IsTruncated>false</IsTruncated>"
+            f"<EvaluationResults>{results}</EvaluationResults></SimulatePrincipalPolicyResult>"
+            f"</SimulatePrincipalPolicyResponse>",
+        )
+
+    def _look_up(self, request: _Request) -> _Reply:
+        """CloudTrail's event history, newest first, of the signer's account and the asked region."""
+        asked = json.loads(request.body or b"{}")
+        signer = self._signer(request.key_id)
+        wanted = {item["AttributeKey"]: item["AttributeValue"] for item in asked.get("LookupAttributes", [])}
+        now = datetime.now(UTC)
+        since = datetime.fromtimestamp(asked.get("StartTime", 0), UTC)
+        until = min(
+            datetime.fromtimestamp(asked.get("EndTime", now.timestamp()), UTC),
+            now - timedelta(seconds=self.trail_lag_s),
+        )
+        events = [
+            _event(seen)
+            for seen in reversed(self._seen)
+            if signer is not None
+            and seen.account == signer.account
+            and seen.status
+            and request.region == ("us-east-1" if seen.service == "iam" else seen.region)
+            and since <= seen.at.replace(microsecond=0) + timedelta(seconds=1)
+            and seen.at <= until
+        ]
+        found = [event for event in events if all(event.get(name) == value for name, value in wanted.items())]
+        first = int(asked.get("NextToken", "0"))
+        page = found[first : first + _EVENTS_A_PAGE]
+        answer: dict[str, Any] = {"Events": page}
+        if first + _EVENTS_A_PAGE < len(found):
+            answer["NextToken"] = str(first + _EVENTS_A_PAGE)
+        return _Reply(
+            status=200,
+            body=json.dumps(answer).encode(),
+            headers=[("Content-Type", "application/x-amz-json-1.1")],
+        )
+
+
+# --- The parts of moto ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moto:
+    app: Any
+    iam_backends: Any
+    sts_backends: Any
+    reset: Callable[[], None]
+
+
+def _moto() -> _Moto:
+    """Import moto, or say how to get it."""
+    try:
+        import flask_cors  # noqa: F401, PLC0415  # moto warns before it fails without this
+        from moto.core.base_backend import BackendDict  # noqa: PLC0415  # an extra
+        from moto.iam.models import iam_backends  # noqa: PLC0415  # an extra
+        from moto.moto_server import werkzeug_app  # noqa: PLC0415  # an extra
+        from moto.sts.models import sts_backends  # noqa: PLC0415  # an extra
+    except ImportError:
+        pass
+    else:
+        return _Moto(app=werkzeug_app, iam_backends=iam_backends, sts_backends=sts_backends, reset=BackendDict.reset)
+    raise UsageError(
+        "AWS on loopback needs moto and flask, which are not installed.",
+        remedy='Install the extra: pipx install "rotation-playbook[sandbox]".',
+    )
+
+
+def _quiet_handler(app: Any) -> type:
+    handler: type = app.MotoRequestHandler
+    return type("QuietHandler", (handler,), {"log": lambda *_: None})
+
+
+# --- Requests and replies ---------------------------------------------------------------------------------------------
+
+
+def _parsed(environ: dict[str, Any]) -> _Request:
+    """Read a request of either protocol: `query` (IAM, STS) or `json` (CloudTrail)."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    headers = {
+        name.removeprefix("HTTP_").replace("_", "-").title(): str(value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
+    }
+    claimed = _SIGNED_BY.match(headers.get("Authorization", ""))
+    target = headers.get("X-Amz-Target", "")
+    parameters = {} if target else dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
+    return _Request(
+        method=environ["REQUEST_METHOD"],
+        path=environ.get("PATH_INFO", "/"),
+        headers=headers,
+        body=body,
+        service=claimed["service"] if claimed else "",
+        operation=target.rpartition(".")[2] if target else parameters.get("Action", ""),
+        region=claimed["region"] if claimed else "",
+        key_id=claimed["key"] if claimed else "",
+        parameters=parameters,
+    )
+
+
+def _claimed(request: _Request) -> re.Match[str]:
+    claimed = _SIGNED_BY.match(request.headers["Authorization"])
+    assert claimed is not None
+    return claimed
+
+
+def _signature(request: _Request, signer: _Signer) -> str:
+    """The signature this request should carry, by botocore's own signer."""
+    from botocore.auth import SigV4Auth  # noqa: PLC0415  # only a served request needs it
+    from botocore.awsrequest import AWSRequest  # noqa: PLC0415  # as above
+    from botocore.credentials import Credentials  # noqa: PLC0415  # as above
+
+    signed = set(_claimed(request)["headers"].split(";"))
+    again = AWSRequest(
+        method=request.method,
+        url=f"http://{request.headers.get('Host', '')}{request.path}",
+        data=request.body,
+        headers={name: value for name, value in request.headers.items() if name.lower() in signed},
+    )
+    again.context["timestamp"] = request.headers.get("X-Amz-Date", "")
+    auth = SigV4Auth(Credentials(request.key_id, signer.secret, signer.token), request.service, request.region)
+    return str(auth.signature(auth.string_to_sign(again, auth.canonical_request(again)), again))
+
+
+def _xml(status: int, text: str, error: str = "") -> _Reply:
+    return _Reply(status=status, body=text.encode(), headers=[("Content-Type", "text/xml")], error=error)
+
+
+def _error(request: _Request, status: int, code: str) -> _Reply:
+    if request.service in ("iam", "sts", ""):
+        return _xml(
+            status,
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{code}</Message></Error>"
+            f"<RequestId>{uuid.uuid4()}</RequestId></ErrorResponse>",
+            error=code,
+        )
+    body = json.dumps({"__type": code, "message": code}).encode()
+    return _Reply(status=status, body=body, headers=[("Content-Type", "application/x-amz-json-1.1")], error=code)
+
+
+def _sent(reply: _Reply, fault: Fault | None, environ: dict[str, Any], start_response: Respond) -> Iterable[bytes]:
+    """Send the reply, or as much of it as the fault leaves."""
+    kind = fault.kind if fault else None
+    if kind is FaultKind.DROP_REPLY:
+        return _hang_up(environ)
+    body = reply.body
+    if fault is not None and kind in (FaultKind.CUT_REPLY, FaultKind.SHORTEN_REPLY):
+        body = body[: fault.at_byte]
+    length = len(reply.body) if kind is FaultKind.CUT_REPLY else len(body)
+    start_response(f"{reply.status} Status", [*reply.headers, ("Content-Length", str(length))])
+    return _then_hang_up(body, environ) if kind is FaultKind.CUT_REPLY else [body]
+
+
+def _then_hang_up(body: bytes, environ: dict[str, Any]) -> Iterator[bytes]:
+    yield body
+    yield from _hang_up(environ)
+
+
+def _hang_up(environ: dict[str, Any]) -> Iterable[bytes]:
+    """End the connection under the server's feet, as a network does."""
+    connection: socket.socket = environ["werkzeug.socket"]
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError
+
+
+def _event(seen: SeenRequest) -> dict[str, Any]:
+    """A CloudTrail event of a request."""
+    user = seen.parameters.get("UserName")
+    made = {"accessKey": {"userName": user, "accessKeyId": seen.made_key_id, "status": "Active"}}
+    detail = {
+        "eventVersion": "1.08",
+        "userIdentity": {"accountId": seen.account, "accessKeyId": seen.key_id},
+        "eventTime": seen.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventSource": f"{seen.service}.amazonaws.com",
+        "eventName": seen.operation,
+        "awsRegion": "us-east-1" if seen.service == "iam" else seen.region,
+        "sourceIPAddress": seen.source_address,
+        "userAgent": seen.user_agent,
+        "requestParameters": {
+            name[:1].lower() + name[1:]: value
+            for name, value in seen.parameters.items()
+            if name not in ("Action", "Version")
+        },
+        "responseElements": made if seen.made_key_id else None,
+        "recipientAccountId": seen.account,
+        "eventID": seen.id,
+    }
+    if seen.error:
+        detail["errorCode"] = seen.error
+    return {
+        "EventId": seen.id,
+        "EventName": seen.operation,
+        "EventTime": int(seen.at.timestamp()),
+        "EventSource": detail["eventSource"],
+        "AccessKeyId": seen.key_id,
+        "CloudTrailEvent": json.dumps(detail),
+    }

@@ -1,0 +1,274 @@
+"""The worlds that a rehearsal ships: a TOML file names the organisation, its labels become ids and tails.
+
+Nothing in a scenario is a secret: an access key is a label, its id is drawn from the label's digest, and what the
+variables hold is opaque from the start, as it would be in a live world.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from playbook.errors import UsageError
+from playbook.ports import KeyStatus
+from playbook.twins import state as states
+from playbook.twins.state import ALWAYS, Change, State, Use, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SUFFIX: Final = ".toml"
+ANSWERS_SUFFIX: Final = ".answers.toml"
+_FOLDER: Final = "scenarios"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A world to begin with, and the answers that take the whole playbook through it."""
+
+    name: str
+    title: str
+    state: State
+    answers: str
+    """The text of an answers file."""
+
+
+def names() -> tuple[str, ...]:
+    """The scenarios that ship, sorted."""
+    files = (item.name for item in (resources.files(__package__) / _FOLDER).iterdir())
+    return tuple(
+        sorted(
+            name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX) and not name.endswith(ANSWERS_SUFFIX)
+        )
+    )
+
+
+def load(name: str) -> Scenario:
+    """Build a shipped scenario's world anew."""
+    if name not in names():
+        raise UsageError(
+            f"There is no scenario {name!r}.", remedy=f"Choose one of those that ship: {', '.join(names())}."
+        )
+    folder = resources.files(__package__) / _FOLDER
+    text = (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8")
+    answers = (folder / f"{name}{ANSWERS_SUFFIX}").read_text(encoding="utf-8")
+    described = msgspec.toml.decode(text, type=_World)
+    return Scenario(name=name, title=described.title, state=_Builder(name, described).state(), answers=answers)
+
+
+def state_from_text(name: str, text: str) -> State:
+    """Build a world from a scenario's text; `name` is what its made-up ids are drawn from."""
+    try:
+        described = msgspec.toml.decode(text, type=_World)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"The scenario {name} cannot be read: {error}.", remedy="Correct the file.") from None
+    return _Builder(name, described).state()
+
+
+# --- The file's form ----------------------------------------------------------------------------------------------
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Key(_Strict):
+    label: str
+    created: datetime
+    status: KeyStatus = KeyStatus.ACTIVE
+    last_used: datetime | None = None
+    service: str = ""
+    region: str = ""
+
+
+class _User(_Strict):
+    name: str
+    created: datetime
+    keys: tuple[_Key, ...] = ()
+
+
+class _Account(_Strict):
+    id: str
+    operator: str
+    """The operator's ARN from the part after the account on."""
+    signs_with: str = ""
+    """The label of the access key that the operator signs with; empty for a role session."""
+    denied: tuple[str, ...] = ()
+    users: tuple[_User, ...] = ()
+
+
+class _Variable(_Strict):
+    name: str
+    written: datetime
+    created: datetime | None = None
+    id_of: str = ""
+    secret_of: str = ""
+    text: str = ""
+    """The text of a setting that is no secret; without any of the three the variable holds a made-up secret."""
+
+
+class _Restriction(_Strict):
+    project: str
+
+
+class _Organization(_Strict):
+    slug: str
+    name: str
+
+
+class _Context(_Strict):
+    name: str
+    organization: str
+    created: datetime
+    variables: tuple[_Variable, ...] = ()
+    restrictions: tuple[_Restriction, ...] = ()
+
+
+class _Project(_Strict):
+    slug: str
+    deleted: bool = False
+    variables: tuple[_Variable, ...] = ()
+
+
+class _World(_Strict):
+    title: str
+    now: datetime
+    login: str
+    accounts: tuple[_Account, ...]
+    organizations: tuple[_Organization, ...]
+    strangers: tuple[str, ...] = ()
+    """Labels of keys that variables hold and no account knows."""
+    contexts: tuple[_Context, ...] = ()
+    projects: tuple[_Project, ...] = ()
+
+
+# --- From the file to a world ---------------------------------------------------------------------------------------
+
+
+class _Builder:
+    def __init__(self, name: str, described: _World) -> None:
+        self._name = name
+        self._described = described
+        keys = [key.label for account in described.accounts for user in account.users for key in user.keys]
+        self._labels = frozenset((*keys, *described.strangers))
+
+    def state(self) -> State:
+        described = self._described
+        return states.State(
+            now=described.now,
+            accounts={account.id: self._account(account) for account in described.accounts},
+            circleci=states.CircleCiState(
+                login=described.login,
+                organizations={
+                    item.slug: states.StoredOrganization(id=self._uuid(item.slug), slug=item.slug, name=item.name)
+                    for item in described.organizations
+                },
+                contexts={context.id: context for context in map(self._context, described.contexts)},
+                projects={project.slug: self._project(project) for project in described.projects},
+            ),
+        )
+
+    def _account(self, described: _Account) -> states.Account:
+        service = "sts" if described.operator.startswith("assumed-role/") else "iam"
+        users = {
+            user.name: states.IamUser(
+                name=user.name, arn=f"arn:aws:iam::{described.id}:user/{user.name}", created_at=user.created
+            )
+            for user in described.users
+        }
+        keys = (self._key(user.name, key) for user in described.users for key in user.keys)
+        return states.Account(
+            id=described.id,
+            operator_arn=f"arn:aws:{service}::{described.id}:{described.operator}",
+            own_key_id=self._id_of(described.signs_with) if described.signs_with else "",
+            users=users,
+            keys={key.id: key for key in keys},
+            denied=list(described.denied),
+        )
+
+    def _key(self, user: str, described: _Key) -> states.Key:
+        changes = [Change(at=ALWAYS, status=KeyStatus.ACTIVE)]
+        if described.status is not KeyStatus.ACTIVE:
+            changes.append(Change(at=ALWAYS, status=described.status))
+        used = described.last_used
+        return states.Key(
+            id=self._id_of(described.label),
+            user=user,
+            created_at=described.created,
+            changes=changes,
+            secret=Value(tail=self._made_up(f"secret of {described.label}")[-4:]),
+            last_used=None if used is None else Use(at=used, service=described.service, region=described.region),
+        )
+
+    def _context(self, described: _Context) -> states.Context:
+        return states.Context(
+            id=self._uuid(f"context {described.organization}/{described.name}"),
+            name=described.name,
+            organization=described.organization,
+            created_at=described.created,
+            variables=self._variables(described.name, described.variables),
+            restrictions=[
+                states.ContextRestriction(
+                    id=self._uuid(f"restriction {described.name} {item.project}"),
+                    kind="project",
+                    value=self._uuid(item.project),
+                )
+                for item in described.restrictions
+            ],
+        )
+
+    def _project(self, described: _Project) -> states.StoredProject:
+        organization = described.slug.rpartition("/")[0]
+        variables = self._variables(described.slug, described.variables)
+        for variable in variables.values():
+            variable.updated_at = None
+        return states.StoredProject(
+            id=self._uuid(described.slug),
+            slug=described.slug,
+            organization=organization,
+            deleted=described.deleted,
+            variables=variables,
+        )
+
+    def _variables(self, place: str, described: Iterable[_Variable]) -> dict[str, states.Variable]:
+        return {
+            item.name: states.Variable(
+                value=self._value(place, item), created_at=item.created or item.written, updated_at=item.written
+            )
+            for item in described
+        }
+
+    def _value(self, place: str, described: _Variable) -> Value:
+        if described.id_of:
+            return Value.opaque(self._id_of(described.id_of))
+        if described.secret_of:
+            self._require(described.secret_of)
+            return Value.opaque(self._made_up(f"secret of {described.secret_of}"))
+        return Value.opaque(described.text or self._made_up(f"{place} {described.name}"))
+
+    def _require(self, label: str) -> None:
+        if label not in self._labels:
+            raise UsageError(
+                f"The scenario {self._name} speaks of a key {label!r} that no account and no stranger has.",
+                remedy="Correct the label, or add it to `strangers`.",
+            )
+
+    def _id_of(self, label: str) -> str:
+        self._require(label)
+        return "AKIA" + base64.b32encode(self._digest(f"id of {label}"))[:16].decode()
+
+    def _made_up(self, what: str) -> str:
+        return base64.b64encode(self._digest(what))[:40].decode()
+
+    def _uuid(self, what: str) -> str:
+        return str(uuid.UUID(bytes=self._digest(f"uuid of {what}")[:16], version=4))
+
+    def _digest(self, what: str) -> bytes:
+        return hashlib.sha256(f"{self._name}: {what}".encode()).digest()

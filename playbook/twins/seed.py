@@ -1,0 +1,265 @@
+"""Build a twin of a world by reading it, for a dry run: what the readers show is all that it knows.
+
+Values stay opaque. A read that is refused is refused by the twin too, so that a dry run has the same holes; what was
+left out on purpose (another organization) is refused as well, never shown as empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from playbook.errors import ServiceError
+from playbook.ports import KeyStatus, SinkKind
+from playbook.twins import state as states
+from playbook.twins.circleci import canonical
+from playbook.twins.iam import PERMISSIONS
+from playbook.twins.pipeline import project_sink
+from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
+from playbook.twins.world import TwinWorld
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from playbook.ports import (
+        AccessKey,
+        AwsReader,
+        CircleCiReader,
+        KeyListing,
+        LastUsed,
+        Organization,
+        Platforms,
+        Project,
+        Restriction,
+        Sink,
+        User,
+        Variables,
+    )
+    from playbook.twins.faults import Faults
+    from playbook.twins.switches import Switches
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+NOT_MIRRORED: Final = "NotMirrored"
+"""The code of the twin's refusal to read what was not asked for."""
+QUOTA: Final = "AccessKeysPerUserQuota"
+SKEW_MIN_S: Final = 2.0
+"""A smaller difference is the seconds of a `Date` header and the time of the call, not a clock that is wrong."""
+
+
+class Gather(Protocol):
+    """How many reads are made side by side; the results come in order."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Sequence[R]:
+        """Map over the items."""
+        ...
+
+
+def one_by_one(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Gather without any concurrency."""
+    return [function(item) for item in items]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    refusal: Refusal
+
+
+def mirror(
+    platforms: Platforms,
+    *,
+    accounts: Iterable[str],
+    organizations: Iterable[str],
+    gather: Gather = one_by_one,
+    actions: Iterable[str] = (),
+    path: Path | None = None,
+    switches: Switches | None = None,
+    faults: Faults | None = None,
+    rng: random.Random | None = None,
+) -> TwinWorld:
+    """Read these accounts and organizations (by slug) and build their twin.
+
+    `actions` are further IAM actions to ask the simulator about, so that the twin answers like the live account.
+    A rejected credential is raised; everything else that cannot be read becomes a hole of the twin.
+    """
+    wanted = sorted({*PERMISSIONS.values(), *actions})
+    state = states.State(now=platforms.clock.now())
+    for account in accounts:
+        state.accounts[account] = _account(platforms, account, wanted, gather)
+    state.circleci = _circleci(platforms.circleci, {canonical(slug) for slug in organizations}, gather)
+    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
+
+
+def _try(read: Callable[[], T]) -> T | _Refused:
+    try:
+        return read()
+    except ServiceError as error:
+        return _Refused(refusal=Refusal(code=error.code, status=error.status))
+
+
+# --- AWS ----------------------------------------------------------------------------------------------------------
+
+
+def _account(platforms: Platforms, account: str, actions: Sequence[str], gather: Gather) -> states.Account:
+    reader: AwsReader = platforms.aws[account]
+    who = reader.identity()
+    made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id())
+    _permissions(made, reader, actions)
+    users = _keep(made.refusals, "users:", _try(reader.users)) or ()
+    made.users = {user.name: _user(user) for user in users}
+    listings = gather(lambda user: _try(lambda: reader.access_keys(user.name)), users)
+    for user, listing in zip(users, listings, strict=True):
+        _add_keys(made, _keep(made.refusals, f"access_keys:{user.name}", listing))
+    _last_uses(made, reader, gather)
+    if users:
+        since = platforms.clock.now()
+        _keep(made.refusals, "key_creations:*", _try(lambda: reader.key_creations(users[0].name, since)))
+    made.skew_s = _skew(platforms, listings)
+    return made
+
+
+def _permissions(made: states.Account, reader: AwsReader, actions: Sequence[str]) -> None:
+    summary = _keep(made.refusals, "summary:", _try(reader.summary))
+    if summary is not None:
+        made.summary = dict(summary)
+        made.quota = summary.get(QUOTA, made.quota)
+    allowed = _keep(made.refusals, "simulate:", _try(lambda: reader.simulate(actions)))
+    made.can_simulate = allowed is not None
+    made.denied = [action for action, granted in (allowed or {}).items() if not granted]
+
+
+def _user(user: User) -> states.IamUser:
+    return states.IamUser(name=user.name, arn=user.arn, created_at=user.created_at)
+
+
+def _add_keys(made: states.Account, listing: KeyListing | None) -> None:
+    for key in listing.keys if listing is not None else ():
+        made.keys[key.id] = _key(key)
+
+
+def _key(key: AccessKey) -> states.Key:
+    changes = [Change(at=ALWAYS, status=KeyStatus.ACTIVE)]
+    if key.status is not KeyStatus.ACTIVE:
+        changes.append(Change(at=ALWAYS, status=key.status))
+    return states.Key(id=key.id, user=key.user, created_at=key.created_at, changes=changes)
+
+
+def _last_uses(made: states.Account, reader: AwsReader, gather: Gather) -> None:
+    keys = tuple(made.keys.values())
+    uses = gather(lambda key: _try(lambda: reader.last_used(key.id)), keys)
+    for key, used in zip(keys, uses, strict=True):
+        key.last_used = _use(_keep(made.refusals, f"last_used:{key.id}", used))
+
+
+def _use(used: LastUsed | None) -> Use | None:
+    if used is None or used.at is None:
+        return None
+    return Use(at=used.at, service=used.service, region=used.region)
+
+
+def _skew(platforms: Platforms, listings: Sequence[KeyListing | _Refused]) -> float:
+    answered = next((item for item in reversed(listings) if not isinstance(item, _Refused)), None)
+    if answered is None:
+        return 0.0
+    skew_s = (answered.server_time - platforms.clock.now()).total_seconds()
+    return skew_s if abs(skew_s) > SKEW_MIN_S else 0.0
+
+
+def _keep(refusals: dict[str, Refusal], place: str, answer: T | _Refused) -> T | None:
+    """Unwrap an answer; a refusal goes where the twin will refuse."""
+    if isinstance(answer, _Refused):
+        refusals[place] = answer.refusal
+        return None
+    return answer
+
+
+# --- CircleCI -------------------------------------------------------------------------------------------------------
+
+
+def _circleci(reader: CircleCiReader, wanted: set[str], gather: Gather) -> states.CircleCiState:
+    made = states.CircleCiState(host=reader.host, login=reader.login())
+    visible = reader.organizations()
+    for item in visible:
+        made.organizations[item.slug] = states.StoredOrganization(id=item.id, slug=item.slug, name=item.name)
+    asked = [item for item in visible if canonical(item.slug) in wanted]
+    for item in visible:
+        if item not in asked:
+            for operation in ("contexts", "projects"):
+                made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
+    contexts = _contexts(made, reader, asked, gather)
+    projects = _projects(made, reader, asked, gather)
+    sinks: list[Sink] = [*contexts, *projects]
+    for sink, read in zip(sinks, gather(lambda sink: _try(lambda: reader.variables(sink)), sinks), strict=True):
+        _add_variables(made, sink, _keep(made.refusals, f"variables:{sink.id}", read))
+    restrictions = gather(lambda sink: _try(lambda: reader.restrictions(sink)), contexts)
+    for sink, found in zip(contexts, restrictions, strict=True):
+        kept = _keep(made.refusals, f"restrictions:{sink.id}", found)
+        made.contexts[sink.id].restrictions = [_restriction(item) for item in kept or ()]
+    return made
+
+
+def _contexts(
+    made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather
+) -> list[Sink]:
+    sinks: list[Sink] = []
+    for organization, read in zip(asked, gather(lambda item: _try(lambda: reader.contexts(item)), asked), strict=True):
+        for sink in _keep(made.refusals, f"contexts:{organization.slug}", read) or ():
+            made.contexts[sink.id] = states.Context(id=sink.id, name=sink.name, organization=sink.organization)
+            sinks.append(sink)
+    return sinks
+
+
+def _projects(
+    made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather
+) -> list[Sink]:
+    sinks: list[Sink] = []
+    for organization, read in zip(asked, gather(lambda item: _try(lambda: reader.projects(item)), asked), strict=True):
+        projects = _keep(made.refusals, f"projects:{organization.slug}", read)
+        if projects is None:
+            continue
+        made.organizations[organization.slug].holes = [
+            states.MissedRead(what=hole.what, where=hole.where, why=hole.why) for hole in projects.holes
+        ]
+        # A slug that was given away again names the living project; the deleted one is only listed.
+        for project in sorted(projects.items, key=lambda item: item.deleted):
+            stored = _project(project)
+            slug = canonical(project.slug)
+            if slug in made.projects:
+                made.projects[project.id] = stored
+            else:
+                made.projects[slug] = stored
+                sinks.append(project_sink(stored))
+    return sinks
+
+
+def _project(project: Project) -> states.StoredProject:
+    return states.StoredProject(
+        id=project.id,
+        slug=project.slug,
+        organization=project.organization,
+        known_by=project.known_by,
+        deleted=project.deleted,
+    )
+
+
+def _add_variables(made: states.CircleCiState, sink: Sink, read: Variables | None) -> None:
+    if read is None:
+        if sink.kind is SinkKind.CONTEXT:
+            made.contexts[sink.id].hides_more = True
+        return
+    stored = {
+        item.name: states.Variable(value=Value(tail=item.tail), created_at=item.created_at, updated_at=item.updated_at)
+        for item in read.items
+    }
+    if sink.kind is SinkKind.CONTEXT:
+        made.contexts[sink.id].variables = stored
+        made.contexts[sink.id].hides_more = not read.complete
+    else:
+        made.projects[canonical(sink.id)].variables = stored
+
+
+def _restriction(item: Restriction) -> states.ContextRestriction:
+    return states.ContextRestriction(id=item.id, kind=item.kind, value=item.value)
