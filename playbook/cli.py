@@ -13,7 +13,7 @@ import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -42,6 +42,8 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 def _refuse_strangers() -> None:
     """Both packages must be ours: a folder called `steps` in the working directory would run with our credentials."""
+    if not __debug__:
+        raise UsageError("Python runs with -O, which switches safety checks off.", remedy="Run it without -O.")
     import playbook  # noqa: PLC0415  # asked where it came from
     import steps  # noqa: PLC0415  # as above
 
@@ -61,8 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; no traceback for anything a user can cause."""
     os.umask(0o077)
     try:
-        if not __debug__:
-            raise UsageError("Python runs with -O, which switches safety checks off.", remedy="Run it without -O.")
         _refuse_strangers()
         code = commands.main(args=arguments, prog_name=NAME, standalone_mode=False)
     except PlaybookError as error:
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _print_error(error: PlaybookError) -> None:
     from playbook.ports import display  # noqa: PLC0415  # only on the way out
 
-    print(f"Error: {display(error.message, 2000)}\n  {display(error.remedy, 2000)}", file=sys.stderr)  # noqa: T201  # last words
+    remedy = "\n".join(f"  {display(line, 2000)}" for line in error.remedy.split("\n"))
+    print(f"Error: {display(error.message, 2000)}\n{remedy}", file=sys.stderr)  # noqa: T201  # last words
 
 
 def _print_bug(error: Exception) -> None:
@@ -143,7 +144,7 @@ class _Signals:
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
-        return cast("F", functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function))
+        return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
     return decorate
 
@@ -201,18 +202,29 @@ def _settings(options: Mapping[str, Any]) -> Settings:
     from playbook.clients.endpoints import circleci_host  # noqa: PLC0415  # not for --help
     from playbook.modes import Settings  # noqa: PLC0415  # as above
 
-    names = Settings.__dataclass_fields__
-    given = {name: value for name, value in options.items() if name in names and value}
-    given["circleci_host"] = circleci_host(
+    host = circleci_host(
         options.get("circleci_host"), os.environ, allow_endpoint_override=bool(options.get("allow_endpoint_override"))
     )
-    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    return Settings.from_json({**_given(options), "circleci_host": host})
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are settings and were given."""
+    from playbook.modes import Settings  # noqa: PLC0415  # not for --help
+
+    return {name: value for name, value in options.items() if name in Settings.__dataclass_fields__ and value}
 
 
 def _attended(options: Mapping[str, Any]) -> bool:
     """Whether a person can be asked: both ends are terminals, and nobody said otherwise."""
     refused = options.get("no_input") or options.get("batch") or os.environ.get("PLAYBOOK_NO_INPUT")
     return not refused and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask_secret(prompt: str) -> Secret:
+    from playbook.operators.wizard import ask_secret  # noqa: PLC0415  # questionary costs 0.1 s
+
+    return ask_secret(prompt)
 
 
 def _token(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Secret:
@@ -228,9 +240,7 @@ def _token(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Se
         screen.say(f"CircleCI token: from {found[1]}; host {settings.circleci_host}")
         return found[0]
     if _attended(options):
-        from playbook.operators.wizard import ask_secret  # noqa: PLC0415  # questionary costs 0.1 s
-
-        return ask_secret("CircleCI personal API token (hidden): ")
+        return _ask_secret("CircleCI personal API token (hidden): ")
     raise CredentialsError(
         "There is no CircleCI token. Nothing was read or changed.",
         remedy="Set CIRCLE_TOKEN, or name a file with --circleci-token-file, or pipe it with --circleci-token-stdin.",
@@ -242,10 +252,7 @@ def _live(screen: Screen, settings: Settings, options: Mapping[str, Any], *, cas
     from playbook.modes import connect  # noqa: PLC0415  # as above
 
     token = _token(screen, settings, options)
-    ask_secret = None
-    if _attended(options):
-        from playbook.operators.wizard import ask_secret  # noqa: PLC0415  # questionary costs 0.1 s
-    platforms = connect(settings, token, case=case, ask_secret=ask_secret)
+    platforms = connect(settings, token, case=case, ask_secret=_ask_secret if _attended(options) else None)
     for override in aws_overrides(os.environ, settings.profiles):
         screen.say(f"!! AWS endpoint override: {override.where} = {override.url}", "bold yellow")
     return platforms
@@ -298,10 +305,11 @@ def _operator_and_approval(
         from playbook.operators.wizard import Wizard  # noqa: PLC0415  # questionary costs 0.1 s
 
         return Wizard(), Approval(digest=digest, yes=yes)
-    from playbook.operators.script import Script  # noqa: PLC0415  # not for --help
+    from playbook.operators.answers_file import read  # noqa: PLC0415  # not for --help
+    from playbook.operators.script import Script  # noqa: PLC0415  # as above
 
     if options.get("answers"):
-        text = _read_answers(Path(options["answers"]))
+        text = read(Path(options["answers"]))
     elif shipped is not None:
         text, yes = shipped, True
     elif options.get("batch"):
@@ -317,21 +325,10 @@ def _operator_and_approval(
     return script, Approval(digest=digest or script.approve_digest or "", yes=yes, batch=True)
 
 
-def _read_answers(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read((1 << 20) + 1).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(
-            f"The answers file {path} cannot be read: {why}. Nothing was changed.", remedy="Name a TOML file."
-        ) from None
-
-
 # --- Carrying a case out --------------------------------------------------------------------------------------------
 
 
-def _work(
+def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
     screen: Screen,
     journal: Journal,
     platforms: Platforms,
@@ -350,7 +347,7 @@ def _work(
     folder = journal.folder or Path()
     signals = _Signals(screen)
     signals.install()
-    waits = merge_waits(getattr(operator, "waits", None) or Waits(), settings.waits)
+    waits = merge_waits(Waits(), {**getattr(operator, "waits", {}), **(settings.waits or {})})
     logger = log.configure(folder / "log.jsonl", verbose=False)
 
     def tell(event: str, fields: Mapping[str, Any]) -> None:
@@ -420,8 +417,7 @@ def rehearse(context: click.Context, /, **options: Any) -> None:
     for fault in options["inject"]:
         parse(fault)
     operator, approval = _operator_and_approval(screen, options, shipped=scenario.answers)
-    names = ("parallel", "pilot", "max_failures", "scenario", "inject", "waits", "answers")
-    settings = Settings(**{name: options[name] for name in names if options[name]})
+    settings = Settings.from_json(_given(options))
     folder = Path(options["folder"]) if options["folder"] else _new_case_folder()
     screen.say("REHEARSAL: a made-up organisation in memory; nothing live is touched.", "bold")
     journal = open_case(folder, Mode.REHEARSAL, settings)
@@ -469,7 +465,7 @@ def _case_id(journal: Journal) -> str:
     return opened(journal.state).case
 
 
-def _dry_run(
+def _dry_run(  # noqa: PLR0917  # called in place of `_work`
     screen: Screen,
     journal: Journal,
     platforms: Platforms,
@@ -484,7 +480,7 @@ def _dry_run(
 
     del approval
     screen.say("DRY RUN: the live world is only read; every change is made on a twin of it.", "bold")
-    waits = merge_waits(getattr(operator, "waits", None) or Waits(), settings.waits)
+    waits = merge_waits(Waits(), {**getattr(operator, "waits", {}), **(settings.waits or {})})
     try:
         walked = walk(platforms, PLAYBOOK, journaled(operator, journal), settings, waits)
     finally:
@@ -533,8 +529,7 @@ def resume(context: click.Context, /, **options: Any) -> None:
             settings = replace(kept, inject=())
             shipped = load(kept.scenario).answers
         else:
-            given = {name: value for name, value in options.items() if name in kept.__dataclass_fields__ and value}
-            settings = replace(kept, **given)
+            settings = replace(kept, **_given(options))
             shipped = None
         if settings.answers and not options["answers"] and not _attended(options):
             options["answers"] = settings.answers
@@ -643,10 +638,11 @@ def verify(case: str | None, as_json: bool) -> None:  # noqa: FBT001  # click pa
 def answers(case: str | None) -> None:
     """Print the answers given so far as an answers file, so that what was done by hand runs in batch."""
     from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
-    from playbook.operators.script import dump  # noqa: PLC0415  # as above
+    from playbook.operators.answers_file import dump  # noqa: PLC0415  # as above
 
     state = fold(read(_find_case(case)).records)
-    click.echo(dump(list(state.answers.values())), nl=False)
+    given = [({"answer_key": item.answer_key, "subject": item.subject}, item.value) for item in state.answers.values()]
+    click.echo(dump(given), nl=False)
 
 
 @commands.command()

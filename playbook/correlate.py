@@ -8,28 +8,29 @@ an independent witness before it counts as strong.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
-from playbook.ports import AccessKey, MaskedVariable, Sink
 
+from playbook.ports import AccessKey, MaskedVariable, Sink, display
 
 if TYPE_CHECKING:
-    from playbook.ports import SinkKind
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from playbook.ports import LastUsed
+    from playbook.ports import LastUsed, SinkKind
 
 NOT_SECRET: Final = re.compile(
-    r"(.*_)?(AWS_(DEFAULT_)?REGION|AWS_ACCOUNT(_ID)?|AWS_ROLE_ARN|AWS_(DEFAULT_)?PROFILE|AWS_DEFAULT_OUTPUT|AWS_PAGER"
+    r"(?!.*(SECRET|ACCESS_?KEY|TOKEN|PASSWORD|CREDENTIAL))(.*_)?"
+    r"(AWS_(DEFAULT_)?REGION|AWS_ACCOUNT(_ID)?|AWS_ROLE_ARN|AWS_(DEFAULT_)?PROFILE|AWS_DEFAULT_OUTPUT|AWS_PAGER"
     r"|AWS_ECR_(REGISTRY|ACCOUNT)_?(ID|URL)?|AWS_RESOURCE_NAME_PREFIX)(_.*)?",
     re.IGNORECASE,
 )
-"""Names that by AWS's own convention hold settings, not secrets."""
+"""Names that by AWS's own convention hold settings, not secrets; one that also speaks of a secret holds one."""
 _ID_NAME: Final = re.compile(r"ACCESS_?KEY_?ID|AWS_?ACCESS_?KEY(?!_?(ID|SECRET))|AWS_?KEY_?ID", re.IGNORECASE)
 _SECRET_NAME: Final = re.compile(
     r"SECRET_?ACCESS_?KEY|AWS_?SECRET(_?KEY)?|ACCESS_?KEY_?SECRET|SECRET_?KEY", re.IGNORECASE
 )
-_SIBLINGS: Final = (
+_SIBLINGS: Final = (  # the most telling first
     ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"),
     ("ACCESS_KEY_ID", "SECRET_KEY"),
     ("ACCESS_KEY_ID", "ACCESS_KEY_SECRET"),
@@ -43,6 +44,8 @@ _SIBLINGS: Final = (
     ("_ID", "_SECRET"),
     ("_KEY", "_SECRET"),
 )
+CLOCKS_APART: Final = timedelta(minutes=5)
+"""How far two platforms' clocks and roundings may differ before their times contradict each other."""
 _TAIL: Final = re.compile(r"[A-Z2-7]{4}")
 _WORD: Final = re.compile(r"[a-z0-9]+")
 _COMMON_WORDS: Final = frozenset({"aws", "access", "key", "id", "secret", "circleci", "ci", "user", "bot", "the", "gh"})
@@ -105,14 +108,15 @@ def secret_sibling(name: str, names: Iterable[str]) -> str | None:
     `TF_VAR_aws_secret_access_key`, `AWS_ACCESS_KEY_ID_STAGING` has `AWS_SECRET_ACCESS_KEY_STAGING`.
     """
     present = set(names)
-    for part, replacement in _SIBLINGS:
+    return next((candidate for _, candidate in _secret_names(name) if candidate in present), None)
+
+
+def _secret_names(name: str) -> Iterator[tuple[int, str]]:
+    for rank, (part, replacement) in enumerate(_SIBLINGS):
         for old, new in ((part, replacement), (part.lower(), replacement.lower())):
             at = name.rfind(old)
             if at >= 0:
-                candidate = name[:at] + new + name[at + len(old) :]
-                if candidate in present and candidate != name:
-                    return candidate
-    return None
+                yield rank, name[:at] + new + name[at + len(old) :]
 
 
 def correlate(
@@ -127,16 +131,10 @@ def correlate(
     names: dict[tuple[SinkKind, str], list[str]] = {}
     for stored in variables:
         names.setdefault((stored.sink.kind, stored.sink.id), []).append(stored.variable.name)
-    matches: list[Match] = []
-    paired: set[str] = set()
-    for stored in variables:
-        beside = names[stored.sink.kind, stored.sink.id]
-        found = _match(stored, beside, by_tail, last_used or {})
-        if found is not None:
-            matches.append(found)
-            paired.add(stored.id)
-            if found.secret_name is not None:
-                paired.add(variable_id(stored.sink, found.secret_name))
+    found = [_match(item, names[item.sink.kind, item.sink.id], by_tail, last_used or {}) for item in variables]
+    matches = _settle_claims([match for match in found if match is not None])
+    paired = {match.stored.id for match in matches}
+    paired |= {variable_id(match.stored.sink, match.secret_name) for match in matches if match.secret_name is not None}
     others = tuple(
         stored for stored in variables if stored.id not in paired and not NOT_SECRET.fullmatch(stored.variable.name)
     )
@@ -155,41 +153,63 @@ def _match(
     if not named and not candidates:
         return None
     if not candidates:
-        why = (
-            "CircleCI did not show its tail"
-            if tail is None
-            else f"tail {tail} is no key of these accounts: another account's, a deleted one's, or a stranger's"
-        )
+        elsewhere = "is no key of these accounts: another account's, a deleted one's, or a stranger's"
+        why = "CircleCI did not show its tail" if tail is None else f"tail {display(tail)} {elsewhere}"
         return Match(stored=stored, confidence="unknown", evidence=(why,), secret_name=secret_name)
     if len(candidates) > 1:
-        listed = ", ".join(f"{key.account}/{key.user}/{key.id}" for key in candidates)
+        listed = ", ".join(display(f"{key.account}/{key.user}/{key.id}") for key in candidates)
         why = f"tail {tail} fits {len(candidates)} keys: {listed}"
         return Match(stored=stored, confidence="ambiguous", evidence=(why,), secret_name=secret_name)
     key = candidates[0]
     witnesses = _witnesses(stored, key, named=named, paired=secret_name is not None, used=last_used.get(key.id))
+    updated_at = stored.variable.updated_at
+    # A project variable shows only when it was first made: an older date says nothing about its present value.
+    if updated_at is not None and updated_at < key.created_at - CLOCKS_APART:
+        confidence, witnesses = "tail-only", ("but it was last written before that key was made: look closely",)
+    else:
+        confidence = "strong" if witnesses else "tail-only"
     return Match(
         stored=stored,
-        confidence="strong" if witnesses else "tail-only",
+        confidence=confidence,
         evidence=(f"tail {tail} fits one key only", *witnesses),
         key=key,
         secret_name=secret_name,
     )
 
 
+def _settle_claims(matches: list[Match]) -> tuple[Match, ...]:
+    """Leave a secret that several ids claim to those that hold the one key; writing it for another would break it."""
+    claims: dict[tuple[Sink, str], list[Match]] = {}
+    for match in matches:
+        if match.secret_name is not None:
+            claims.setdefault((match.stored.sink, match.secret_name), []).append(match)
+    lost: set[str] = set()
+    for rivals in claims.values():
+        best = min(rivals, key=_rank)
+        lost |= {
+            match.stored.id for match in rivals if match is not best and (match.key is None or match.key != best.key)
+        }
+    return tuple(replace(match, secret_name=None) if match.stored.id in lost else match for match in matches)
+
+
+def _rank(match: Match) -> int:
+    """How telling the rule is, 0 first, that made the two names a pair."""
+    return next(rank for rank, name in _secret_names(match.stored.variable.name) if name == match.secret_name)
+
+
 def _witnesses(
     stored: StoredVariable, key: AccessKey, *, named: bool, paired: bool, used: LastUsed | None
 ) -> tuple[str, ...]:
-    """What speaks for the match besides its tail; nothing, when the dates contradict it."""
+    """What speaks for the match besides its tail."""
     found: list[str] = []
-    shared = sorted(_words(key.user) & (_words(stored.sink.name) | _words(stored.variable.name)))
+    # The organization's name stands in every project's slug and in many users' names: it witnesses nothing.
+    place = _words(stored.sink.name) - _words(stored.sink.organization)
+    shared = sorted(_words(key.user) & (place | _words(stored.variable.name)))
     if shared:
         found.append(f"the user's name and the place share '{shared[0]}'")
     written = stored.variable.updated_at or stored.variable.created_at
-    # A project variable shows only when it was first made: an older date says nothing about its present value.
-    if written is not None and written >= key.created_at and named and paired:
+    if written is not None and written >= key.created_at - CLOCKS_APART and named and paired:
         found.append("the pair was written after the key was made")
-    elif stored.variable.updated_at is not None and stored.variable.updated_at < key.created_at:
-        return ()
     if used is not None and used.at is not None and written is not None and used.at >= written and named:
         found.append("the key was used after the variable was written")
     return tuple(found)

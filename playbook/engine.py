@@ -170,10 +170,11 @@ class Engine:
         state = self.journal.state
         if not state.hosts or state.hosts[-1] == this_host():
             return
-        # On another machine a forged journal must not choose where a secret goes: every plan is approved again.
+        # On another machine a forged journal must not choose where a secret goes: what was not approved on this
+        # one is approved again.
         for step in state.plans:
             if step not in state.done and (plan := self.recorded_plan(step)) is not None:
-                self._approve(plan, by_whom="takeover", reviewed=frozenset())
+                self._approve(plan, by_whom="takeover", reviewed=self.approved)
         self.journal.append(TakenOver(host=this_host()))
 
     def _run_step(self, step: Step) -> list[Trouble]:

@@ -177,13 +177,15 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def find_organizations(view: View, wanted: Sequence[str]) -> tuple[Organization, ...]:
-    """The organizations named by slug, id or name; all of them when none is named. An unknown name is refused."""
+    """The organizations named by slug or id; all of them when none is named. An unknown one is refused."""
     seen = view.circleci.organizations()
     if not wanted:
         return seen
     found = []
     for name in wanted:
-        organization = next((item for item in seen if name in {item.slug, item.id, _long_slug(item.slug)}), None)
+        # An id may be empty, and so may a name in an answers file.
+        names = ((item, {item.slug, item.id, _long_slug(item.slug)}) for item in seen if name)
+        organization = next((item for item, known in names if name in known), None)
         if organization is None:
             known = ", ".join(display(item.slug) for item in seen) or "none at all"
             raise UsageError(
@@ -295,7 +297,10 @@ def _keys(
             holes.append(result)
         else:
             keys += result
+    return users, keys, _last_used(view, keys, holes)
 
+
+def _last_used(view: View, keys: Sequence[AccessKey], holes: list[Hole]) -> dict[str, LastUsed]:
     def used(key: AccessKey) -> LastUsed | Hole:
         try:
             return view.aws(key.account).last_used(key.id)
@@ -308,4 +313,4 @@ def _keys(
             holes.append(answer)
         else:
             last_used[key.id] = answer
-    return users, keys, last_used
+    return last_used

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import msgspec
 
 from playbook.errors import GuardError, JournalDamagedError
-from collections.abc import Mapping
 from playbook.ports import Evidence, Json
 
 if TYPE_CHECKING:
@@ -215,12 +215,18 @@ def action_from_data(data: Mapping[str, Any]) -> Action:
             remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
         )
     try:
-        return msgspec.convert({name: value for name, value in data.items() if name != "kind"}, cls)
+        action = msgspec.convert({name: value for name, value in data.items() if name != "kind"}, cls)
     except msgspec.ValidationError as error:
-        raise JournalDamagedError(
-            f"The journal plans a {kind} whose fields do not fit: {error}.",
-            remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
-        ) from None
+        why = str(error)
+    else:
+        # A dataclass takes a field it does not know, or one that is missing, without a word.
+        if json.dumps(action.data(), sort_keys=True) == json.dumps(data, sort_keys=True):
+            return action
+        why = "fields are missing, or unknown to this version"
+    raise JournalDamagedError(
+        f"The journal plans a {kind} whose fields do not fit: {why}.",
+        remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,12 +259,12 @@ class Plan:
                     remedy="This is a bug; nothing was changed. Report it with the plan.",
                 )
             by_key[action.key] = action
-        order = _ordered(self.step, self.actions)
-        provided: dict[str, str] = {}
-        for action in order:
-            if action.provides:
-                provided[action.credential] = action.key
-            if action.needs and action.credential not in provided:
+        before = _before(self.step, self.actions)
+        provided: dict[str, frozenset[str]] = {}
+        for action in _ordered(self.step, self.actions, before):
+            earlier = frozenset[str]().union(*(provided[key] for key in before[action.key]))
+            provided[action.key] = earlier | {action.credential} if action.provides else earlier
+            if action.needs and action.credential not in earlier:
                 raise GuardError(
                     f"The plan of {self.step} uses {action.credential} in {action.key} before anything provides it.",
                     remedy="This is a bug; nothing was changed. Report it with the plan.",
@@ -270,8 +276,8 @@ class Plan:
         return "sha256:" + hashlib.sha256(f"{self.step}\n{together}".encode()).hexdigest()
 
 
-def _ordered(step: str, actions: Sequence[Action]) -> list[Action]:
-    """Order the actions by lane and `after`, or refuse a cycle or a name that is not in the plan."""
+def _before(step: str, actions: Sequence[Action]) -> dict[str, list[str]]:
+    """By action: those that must be verified first, its own lane's last one among them."""
     by_key = {action.key: action for action in actions}
     before: dict[str, list[str]] = {}
     last_of_lane: dict[str, str] = {}
@@ -284,6 +290,11 @@ def _ordered(step: str, actions: Sequence[Action]) -> list[Action]:
             )
         before[action.key] = [*action.after, *([last_of_lane[action.lane]] if action.lane in last_of_lane else [])]
         last_of_lane[action.lane] = action.key
+    return before
+
+
+def _ordered(step: str, actions: Sequence[Action], before: Mapping[str, Sequence[str]]) -> list[Action]:
+    """Order the actions so that each comes after those it waits for, or refuse a cycle."""
     done: list[Action] = []
     placed: set[str] = set()
     waiting = list(actions)

@@ -13,10 +13,10 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,7 +33,8 @@ from playbook.records import Answered, Approved, Opened
 from playbook.world import CaseWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from playbook.engine import Tell
     from playbook.model import Operator, Question, Step, Trouble
@@ -123,7 +124,7 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         case_id=case,
         allow_endpoint_override=settings.allow_endpoint_override,
     )
-    circleci = CircleCiClient(settings.circleci_host, token, parallel=settings.parallel)
+    circleci = CircleCiClient(host=settings.circleci_host, token=token, parallel=settings.parallel)
     return Platforms(
         aws=aws.accounts,
         circleci=circleci,
@@ -292,7 +293,12 @@ def walk(platforms: Platforms, steps: Sequence[Step], operator: Operator, settin
         real.aws(account).identity()
     real.circleci.login()
     organizations = ask_organizations(real, _OneByOne(operator))
-    twin = mirror(platforms, accounts=real.accounts, organizations=organizations, gather=real.gather)
+    twin = mirror(
+        platforms,
+        accounts=real.accounts,
+        organizations=[organization.slug for organization in organizations],
+        gather=real.gather,
+    )
     memory.append(
         Opened(case="walk", tool=f"rotation-playbook {__version__}", mode=Mode.DRY_RUN.value, host=this_host())
     )
@@ -375,13 +381,29 @@ def approve_run(journal: Journal, walked: Walk, operator: Operator, approval: Ap
     return walked.reviewed()
 
 
-def approved_before(journal: Journal) -> frozenset[str] | None:
-    """The actions approved earlier in this case on this machine, or None when the run was not approved here."""
+def approved_before(journal: Journal, operator: Operator, approval: Approval) -> frozenset[str] | None:
+    """The actions approved earlier in this case, or None when the run was not approved yet.
+
+    An approval counts on the machine that gave it. On another one the same list is put to the operator again: a
+    journal that was copied or forged must not choose where a secret goes.
+    """
     found = journal.state.approvals.get("run")
-    if found is None or found.host != this_host():
+    if found is None:
         return None
-    lines = journal.attachment(PLAN_FILE, found.attachment)
-    return frozenset(action_from_data(json.loads(line)["action"]).digest() for line in lines)
+    lines = [json.loads(line) for line in journal.attachment(PLAN_FILE, found.attachment)]
+    actions = [action_from_data(line["action"]) for line in lines]
+    if found.host != this_host():
+        plan = Plan(step="run", actions=tuple(actions))
+        agreed = approval.yes or (approval.digest == found.digest if approval.batch else operator.approve(plan))
+        if not agreed:
+            raise DeclinedError(
+                f"This plan was approved on {found.host}, not here. Nothing more was changed.",
+                remedy=f"Review it and approve it here: on a terminal, or with --approve {found.digest}.",
+            )
+        journal.append(
+            Approved(subject="run", digest=found.digest, by="takeover", host=this_host(), attachment=found.attachment)
+        )
+    return frozenset(action.digest() for action in actions)
 
 
 class Approver:
@@ -422,7 +444,7 @@ def carry_out(
 ) -> Outcome:
     """Walk, have it approved, and do it; a case approved before goes on without asking again."""
     asking = journaled(operator, journal)
-    reviewed = approved_before(journal)
+    reviewed = approved_before(journal, asking, approval)
     if reviewed is None:
         walked = walk(platforms, steps, asking, settings, waits)
         show(walked)

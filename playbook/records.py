@@ -5,6 +5,7 @@ Both are pure: no file, no clock. `journal.py` makes records durable; `docs/jour
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
@@ -12,7 +13,6 @@ import msgspec
 
 from playbook.errors import JournalDamagedError
 from playbook.ports import Attempt
-from collections.abc import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -64,7 +64,7 @@ class Sandbox:
     def _start_aws(self) -> None:
         from playbook.twins.moto_server import MotoServer  # noqa: PLC0415  # moto comes with an extra
 
-        self.aws = MotoServer(port=self._aws_port)
+        self.aws = MotoServer()
         self.aws.start()
         for account in self.state.accounts.values():
             for user in account.users:

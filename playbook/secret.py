@@ -63,6 +63,9 @@ class Secret:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a Secret is never pickled or copied: it lives in this process's memory only")
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a Secret has no state to keep: it lives in this process's memory only")
+
     def __copy__(self) -> NoReturn:
         raise TypeError("a Secret is never copied: pass it on instead")
 

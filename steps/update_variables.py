@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from playbook.errors import Effect, ServiceError
 from playbook.model import Action, Observation, Phase, Plan, Status, Step
-from playbook.ports import MaskedVariable, Sink, display
+from playbook.ports import MaskedVariable, Sink, SinkKind, display
 from playbook.secret import Secret
 from steps.decisions import VariableDecision, decide_keys, decide_variables
 
@@ -63,7 +63,7 @@ class UpdateVariable(Action):
     sink: Sink
     name: str
     written_before: str
-    """`updated_at` in the inventory, ISO 8601; empty for a project, which has none."""
+    """`written_at` in the inventory."""
 
     @property
     def key(self) -> str:
@@ -93,7 +93,7 @@ class UpdateVariable(Action):
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         if not attempts or attempts[-1].applied is None or attempts[-1].reset:
             return Observation(status=Status.ABSENT, evidence=evidence)
-        if matches and (moved or not self.written_before):
+        if matches and (moved or self.sink.kind is SinkKind.PROJECT):
             return Observation(status=Status.PRESENT, evidence=evidence)
         reason = f"{where} does not show the new value yet"
         return Observation(
@@ -179,8 +179,7 @@ def _actions(item: VariableDecision) -> tuple[Action, ...]:
         )
     credential = f"value:{item.stored.id}"
     obtain = ObtainValue(sink=sink, name=variable.name, source=item.source, credential=credential)
-    before = variable.updated_at.isoformat() if variable.updated_at is not None else ""
     update = UpdateVariable(
-        sink=sink, name=variable.name, written_before=before, credential=credential, after=(obtain.key,)
+        sink=sink, name=variable.name, written_before=written_at(variable), credential=credential, after=(obtain.key,)
     )
     return obtain, update

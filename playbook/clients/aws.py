@@ -133,7 +133,7 @@ class AwsAccount:
         self.source = source
         self._session = session
         self._agent = agent
-        self._budget = Budget(rate=15.0)
+        self._budget = Budget(rate=20.0, most=100.0)
         # LookupEvents allows two calls a second per account and region (AWS facts 13).
         self._trail_budget = Budget(rate=2.0, most=2.0, burst=2.0)
         self._making = threading.Lock()
@@ -243,26 +243,16 @@ class AwsAccount:
     def create_access_key(self, user: str, *, tag: str) -> Credential:
         """Mint a key. The request is sent once; an unknown outcome is the engine's to settle by looking."""
         name, what = _user_name(user), f"creating an access key for {self._shown(user)}"
-        answer = self._write("CreateAccessKey", what, lambda iam: iam.create_access_key(UserName=name), tag=tag)
-        made = answer.get("AccessKey", {})
-        key_id, secret, created_at = (made.get(member) for member in ("AccessKeyId", "SecretAccessKey", "CreateDate"))
-        if not (
-            isinstance(key_id, str)
-            and _KEY_ID.fullmatch(key_id)
-            and isinstance(secret, str)
-            and secret
-            and isinstance(created_at, datetime)
-            and made.get("UserName") == name
-        ):
-            raise _unreadable(what, Effect.UNKNOWN)
-        return Credential(
-            account=self.account,
-            user=name,
-            key_id=key_id,
-            secret=Secret(secret),
-            created_at=created_at.astimezone(UTC),
-            server_time=_date(answer) or created_at.astimezone(UTC),
+        # The raw reply stays inside the lambda: a frame that raises must not hold it.
+        made = self._write(
+            "CreateAccessKey",
+            what,
+            lambda iam: _credential(iam.create_access_key(UserName=name), account=self.account, user=name),
+            tag=tag,
         )
+        if made is None:
+            raise _unreadable(what, Effect.UNKNOWN)
+        return made
 
     def set_key_status(self, user: str, key_id: str, status: KeyStatus) -> datetime:
         """Activate or deactivate; idempotent."""
@@ -306,11 +296,16 @@ class AwsAccount:
     # --- calls ---
 
     def _made(self, service: str, settings: Mapping[str, Any], *, region: str | None = None, **credentials: str) -> Any:
+        """A client. Making the first one loads our credentials, so this is where a broken profile shows."""
         make: Any = self._session.client  # its hundreds of overloads know no service that is a variable
-        with self._making:
+
+        def build() -> Any:
             return direct_on_loopback(
                 lambda config: make(service, region_name=region, config=config, **credentials), settings
             )
+
+        with self._making:
+            return aws_errors.guarded(build, source=self.source, operation="OpenSession", what="opening the session")
 
     def _call(
         self,
@@ -454,6 +449,24 @@ def _identity(answer: Mapping[str, Any]) -> Identity:
     if _ACCOUNT.fullmatch(account) is None or match is None or match["account"] != account:
         raise _unreadable("asking who we are", Effect.NONE)
     return Identity(account=account, arn=arn)
+
+
+def _credential(answer: Mapping[str, Any], *, account: str, user: str) -> Credential | None:
+    """The minted key, or None when the reply is not what was asked for: then the key, if any, is an orphan."""
+    made = answer.get("AccessKey", {})
+    key_id, secret, created_at = (made.get(member) for member in ("AccessKeyId", "SecretAccessKey", "CreateDate"))
+    if not (isinstance(key_id, str) and _KEY_ID.fullmatch(key_id)) or made.get("UserName") != user:
+        return None
+    if not (isinstance(secret, str) and secret and isinstance(created_at, datetime)):
+        return None
+    return Credential(
+        account=account,
+        user=user,
+        key_id=key_id,
+        secret=Secret(secret),
+        created_at=created_at.astimezone(UTC),
+        server_time=_date(answer) or created_at.astimezone(UTC),
+    )
 
 
 def _utc(at: object) -> datetime | None:

@@ -183,9 +183,11 @@ def _refused(error: sdk.ClientError, *, source: AwsSource, operation: str, what:
     status = metadata.get("HTTPStatusCode")
     status = status if isinstance(status, int) else None
     definite = status is not None and 400 <= status < 500  # noqa: PLR2004  # the 4xx range
-    # Another operation than ours is one that fetches our credentials: ours was not sent.
     if error.operation_name != operation:
-        return CredentialsError(f"AWS gives no credentials for {source.label}: {code}.", remedy=source.remedy)
+        # It was fetching our credentials that failed, so our own request was not sent.
+        doubt = Effect.NONE
+        if definite and code not in THROTTLES:
+            return CredentialsError(f"AWS gives no credentials for {source.label}: {code}.", remedy=source.remedy)
     if definite and code in _REJECTED:
         return CredentialsError(f"AWS does not accept {source.label}: {code}.", remedy=_skew(metadata) or source.remedy)
     request_id = str(metadata.get("RequestId", ""))

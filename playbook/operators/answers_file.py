@@ -60,7 +60,7 @@ class IncidentTable(Table, frozen=True, kw_only=True):
     exposed_until: Moment | None = None
 
 
-class CircleCiTable(Table, frozen=True, kw_only=True, rename={}):
+class CircleCiTable(Table, frozen=True, kw_only=True):
     """Which part of CircleCI is meant."""
 
     organizations: Annotated[list[Text], Meta(min_length=1)] | None = None
@@ -273,14 +273,12 @@ def _checked(data: Mapping[str, Any]) -> AnswersFile:
     unknown = sorted(set(file.waits) - set(Waits.__dataclass_fields__))
     if unknown:
         raise _wrong(f"The answers file has a wait that there is not: `waits.{display(unknown[0])}`.", _use("waits"))
+    first, last = file.incident.exposed_from, file.incident.exposed_until
     try:
-        first, last = (
-            moment.astimezone(UTC) if moment else None
-            for moment in (file.incident.exposed_from, file.incident.exposed_until)
-        )
+        ordered = first is None or last is None or first.astimezone(UTC) <= last.astimezone(UTC)
     except OverflowError:
-        raise _wrong("`incident.exposed_from` or `exposed_until` is out of range.", _use("incident.exposed_from")) from None
-    if first and last and last < first:
+        ordered = False
+    if not ordered:
         raise _wrong("`incident.exposed_until` is before `incident.exposed_from`.", _use("incident.exposed_until"))
     return file
 
@@ -298,8 +296,8 @@ def _unfit(complaint: str) -> UsageError:
     missing = re.match(r"Object missing required field `(.*)`\Z", what)
     if unknown:
         inside = f"`{display(place)}`" if place else "the answers file"
-        raise_key = f"There is no key `{display(unknown.group(1), 80)}` in {inside}"
-        return _wrong(f"{raise_key}.", f"Use one of {', '.join(_names(key))}.")
+        name = display(unknown.group(1), 80)
+        return _wrong(f"There is no key `{name}` in {inside}.", f"Use one of {', '.join(_names(key))}.")
     if missing:
         key = f"{key}.{missing.group(1)}"
         return _wrong(f"`{display(place)}` in the answers file lacks `{missing.group(1)}`.", _use(key))
@@ -315,8 +313,9 @@ def _names(table: str) -> list[str]:
 def _use(key: str) -> str:
     if key in ALLOWED:
         return f"Write {key} as {ALLOWED[key]}."
-    kind = "a list of entries, each headed" if key in ENTRIES else "a table, headed"
-    return f"Write it as {kind} [[{key}]]." if key in ENTRIES else f"Write it as {kind} [{key}]."
+    if key in ENTRIES:
+        return f"Write it as entries, each under its own [[{key}]]."
+    return f"Write it as a table, under [{key}]."
 
 
 def _wrong(message: str, remedy: str) -> UsageError:
@@ -377,6 +376,6 @@ def _escaped(character: str) -> str:
 
 
 def _as_toml(table: str, key: str, value: Json) -> Json | datetime:
-    if table == "incident" and key in {"exposed_from", "exposed_until"} and isinstance(value, str):
-        return datetime.fromisoformat(value)
+    if f"{table}.{key}" in {"incident.exposed_from", "incident.exposed_until"}:
+        return msgspec.convert(value, datetime)
     return value

@@ -128,17 +128,21 @@ class CircleCiTwin:
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
         """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""
+        self.write_variable(sink, name, value)
+
+    def write_variable(self, sink: Sink, name: str, value: Secret) -> Variable:
+        """Do what `put_variable` does, and answer what is stored now."""
         stored = Value.of(value)
 
-        def effect() -> None:
+        def effect() -> Variable:
             variables = self._variables_of("put_variable", sink, write=True)
-            if _VARIABLE_NAME.fullmatch(name) is None:
+            if not names_variable(name):
                 raise refusal("put_variable", 400)
             if sink.kind is SinkKind.CONTEXT and name not in variables and self._is_full(sink.id):
                 raise refusal("put_variable", 400)
-            self.store(sink, name, stored)
+            return self.store(sink, name, stored)
 
-        self.call("put_variable", f"{sink.id}/{name}", effect, write=True)
+        return self.call("put_variable", f"{sink.id}/{name}", effect, write=True)
 
     def delete_variable(self, sink: Sink, name: str) -> None:
         """Remove a variable, if it is there."""
@@ -191,7 +195,7 @@ class CircleCiTwin:
 
         return self.call("run_pipeline", canonical(project), effect)
 
-    def store(self, sink: Sink, name: str, value: Value) -> None:
+    def store(self, sink: Sink, name: str, value: Value) -> Variable:
         """Write a value into a sink that exists, without a call and without asking whether it may."""
         variables = self._variables_of("put_variable", sink)
         now = self._world.clock.now()
@@ -204,6 +208,7 @@ class CircleCiTwin:
             written_at=now,
             before=None if old is None else self._settled(old),
         )
+        return variables[name]
 
     def contexts_of(self, organization: str) -> list[Context]:
         """The stored contexts of an organization by name, without a call."""
@@ -287,6 +292,11 @@ class CircleCiTwin:
 def refusal(operation: str, status: int) -> CircleCiError:
     """Build CircleCI's definite no."""
     return CircleCiError(operation, code=f"HTTP{status}", status=status, effect=Effect.NONE)
+
+
+def names_variable(text: str) -> bool:
+    """Whether CircleCI takes this for a variable's name (facts 2.6)."""
+    return _VARIABLE_NAME.fullmatch(text) is not None
 
 
 def canonical(slug: str) -> str:

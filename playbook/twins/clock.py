@@ -18,9 +18,7 @@ class VirtualClock:
     clock runs with the real time besides: for a twin behind a socket, whose callers live in real time.
     """
 
-    def __init__(
-        self, start: datetime, *, flowing: bool = False, on_sleep: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, start: datetime, *, flowing: bool = False, on_sleep: Callable[[], None] = lambda: None) -> None:
         if start.tzinfo is None:
             raise ValueError("a clock starts at an aware time")
         self._now = start.astimezone(UTC)

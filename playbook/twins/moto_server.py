@@ -146,6 +146,7 @@ class MotoServer:
         self._faults: list[Fault] = []
         self._seen: list[SeenRequest] = []
         self._made_at: dict[str, float] = {}
+        self._operators: dict[str, Credential] = {}
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._dispatch: Any = None
@@ -157,7 +158,7 @@ class MotoServer:
         from werkzeug.serving import make_server  # noqa: PLC0415  # an extra
 
         app = self._moto.app
-        self._moto.reset()
+        self.empty()
         self._dispatch = app.DomainDispatcherApplication(app.create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_quiet_handler(app))
         self._thread = threading.Thread(target=self._server.serve_forever, name="moto", daemon=True)
@@ -186,6 +187,14 @@ class MotoServer:
 
     # --- seeding and truth ---
 
+    def empty(self) -> None:
+        """Begin again: no user, no key, nothing seen."""
+        with self._lock:
+            self._moto.reset()
+            self._seen.clear()
+            self._made_at.clear()
+            self._operators.clear()
+
     def add_user(self, account: str, name: str, *, path: str = "/") -> None:
         """Make a user without keys."""
         with self._lock:
@@ -208,11 +217,12 @@ class MotoServer:
             )
 
     def operator(self, account: str) -> Credential:
-        """A key of the account's operator, who is made when first asked for."""
+        """The key of the account's operator, made when first asked for."""
         with self._lock:
-            if OPERATOR not in {user.name for user in self._backend(account).users.values()}:
+            if account not in self._operators:
                 self.add_user(account, OPERATOR)
-            return self.add_key(account, OPERATOR)
+                self._operators[account] = self.add_key(account, OPERATOR)
+            return self._operators[account]
 
     def environment(self, operator: Credential) -> dict[str, str]:
         """Variables by which a process talks to this server alone, as the operator."""
@@ -229,6 +239,23 @@ class MotoServer:
         with self._lock:
             held = self._backend(account).list_access_keys(user)
             return {key.access_key_id: KeyStatus(key.status) for key in held}
+
+    def set_status(self, account: str, user: str, key_id: str, status: KeyStatus) -> None:
+        """Change a key behind everybody's back."""
+        with self._lock:
+            self._backend(account).update_access_key(user, key_id, status.value)
+
+    def remove_key(self, account: str, user: str, key_id: str) -> None:
+        """Delete a key behind everybody's back."""
+        with self._lock:
+            self._backend(account).delete_access_key(key_id, user)
+
+    def secret_of(self, key_id: str) -> Secret:
+        """The truth: a living key's secret, for tests that search for it."""
+        with self._lock:
+            signer = self._signer(key_id)
+            assert signer is not None
+            return Secret(signer.secret)
 
     def accepts(self, key_id: str, secret: Secret) -> bool:
         """The truth: whether this pair is a working one."""

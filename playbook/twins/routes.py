@@ -13,14 +13,15 @@ import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from playbook.errors import CircleCiError, CredentialsError
-from playbook.ports import MaskedVariable, Organization, Sink
+from playbook.ports import MaskedVariable, Organization, Sink, SinkKind
 from playbook.secret import Secret
-from playbook.twins.circleci import PAGE, CircleCiTwin, canonical, refusal
-from playbook.twins.pipeline import context_sink, project_sink
+from playbook.twins.circleci import PAGE, CircleCiTwin, canonical, names_variable, refusal
+from playbook.twins.pipeline import project_sink
 from playbook.twins.state import Context, ContextRestriction, StoredOrganization, StoredProject
 
 if TYPE_CHECKING:
@@ -33,13 +34,12 @@ PRIVATE_PAGE_MAX: Final = 50
 V3_PAGE_MAX: Final = {"projects": 50, "env-vars": 250}
 VALUE_MAX_CHARACTERS: Final = 32_000
 MASK: Final = "xxxx"
+RESTRICTIONS: Final = frozenset({"project", "expression", "group"})
 JSON_TYPE: Final = "application/json"
 
 _NOT_LOGGED_IN: Final = "You must log in first."
 _BAD_TOKEN: Final = "Invalid token provided."  # noqa: S105  # what the API says of one
-_OLD_TOKEN: Final = (
-    "New format tokens are needed to authenticate this API endpoint. Create a new API token for access."  # noqa: S105  # as above
-)
+_OLD_TOKEN: Final = "New format tokens are needed to authenticate this API endpoint. Create a new API token for access."  # noqa: S105  # as above
 _QUERY_TOKEN: Final = (
     "Support for query parameter authentication has been deprecated to improve security. "  # noqa: S105  # as above
     "Please use a supported authentication method such as header-based, or basic authentication."
@@ -47,7 +47,7 @@ _QUERY_TOKEN: Final = (
 _NO_CONTEXT: Final = "You don't have permission to view that context."
 _BAD_BODY: Final = "Unexpected request body provided."
 _OLD_TOKEN_FORM: Final = re.compile(r"[0-9a-f]{40}")
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OPAQUE_ID: Final = re.compile(r"[0-9A-Za-z]{21,22}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TEXTS: Final[Mapping[tuple[str, int], str]] = {
     ("", 400): _BAD_BODY,
     ("", 403): "Permission denied.",
@@ -57,6 +57,7 @@ _TEXTS: Final[Mapping[tuple[str, int], str]] = {
     ("contexts", 404): "Organization does not exist.",
     ("create_context", 404): "Organization does not exist.",
     ("create_context", 409): "A context with this name already exists.",
+    ("project slug", 400): "Invalid project slug",
     ("delete_restriction", 404): "Restriction not found.",
     ("create_restriction", 400): "This restriction cannot be applied to this context.",
     ("create_restriction", 409): "The restriction you're trying to add already exists.",
@@ -130,7 +131,9 @@ class Api:
         for method, pattern, handler in _ROUTES:
             found = pattern.fullmatch(request.path)
             if found is not None and method == request.method:
-                return self._carry_out(handler, request, {name: unquote(text) for name, text in found.groupdict().items()})
+                return self._carry_out(
+                    handler, request, {name: unquote(text) for name, text in found.groupdict().items()}
+                )
         return Reply(status=404, body=b"page not found", headers={"Content-Type": "text/plain"})
 
     def _carry_out(self, handler: Handler, request: Request, parts: Mapping[str, str]) -> Reply:
@@ -146,11 +149,13 @@ class Api:
     def _refusal(self, error: CircleCiError, request: Request) -> Reply:
         status = error.status or 403
         text = _TEXTS.get((error.operation, status)) or _TEXTS.get(("", status), "Internal server error.")
-        if status in (403, 404) and "/context/" in request.path:
-            text = _NO_CONTEXT if status == 403 else "Context not found."  # noqa: PLR2004  # the code and its text
+        if "/context/" in request.path and (error.operation, status) not in _TEXTS:
+            text = {403: _NO_CONTEXT, 404: "Context not found."}.get(status, text)
         if request.path.startswith("/api/v3/"):
             return _json(status, {"error": {"id": str(uuid.uuid4()), "title": text, "detail": text}})
-        wait = {"Retry-After": "1"} if status == 429 and self.world.switches.retry_after else {}  # noqa: PLR2004
+        wait = (
+            {"Retry-After": "1"} if status == HTTPStatus.TOO_MANY_REQUESTS and self.world.switches.retry_after else {}
+        )
         return _message(status, text, wait)
 
     def _refuse_caller(self, request: Request) -> Reply | None:
@@ -197,7 +202,9 @@ class Api:
 
 
 def _json(status: int, document: object, headers: Mapping[str, str] | None = None) -> Reply:
-    return Reply(status=status, body=json.dumps(document).encode(), headers={"Content-Type": JSON_TYPE, **(headers or {})})
+    return Reply(
+        status=status, body=json.dumps(document).encode(), headers={"Content-Type": JSON_TYPE, **(headers or {})}
+    )
 
 
 def _message(status: int, text: str, headers: Mapping[str, str] | None = None) -> Reply:
@@ -233,7 +240,9 @@ def _fields(request: Request) -> dict[str, Any]:
     return found
 
 
-def _page(items: Sequence[Any], size: int, token: str | None, *, loops: bool = False) -> tuple[Sequence[Any], str | None]:
+def _page(
+    items: Sequence[Any], size: int, token: str | None, *, loops: bool = False
+) -> tuple[Sequence[Any], str | None]:
     start = int(token) if token is not None and token.isdecimal() else 0
     start = start % max(len(items), 1) if loops else start
     end = start + size
@@ -253,12 +262,12 @@ def _context_row(context: Context) -> dict[str, Any]:
     return {"id": context.id, "name": context.name, "created_at": _iso(context.created_at)}
 
 
-def _context_variable(sink: Sink, item: MaskedVariable) -> dict[str, Any]:
+def _context_variable(context_id: str, item: MaskedVariable) -> dict[str, Any]:
     shown = {} if item.tail is None else {"truncated_value": item.tail}
     return {
         "variable": item.name,
         **shown,
-        "context_id": sink.id,
+        "context_id": context_id,
         "created_at": _iso(item.created_at),
         "updated_at": _iso(item.updated_at),
     }
@@ -273,11 +282,11 @@ def _project_variable(api: Api, item: MaskedVariable) -> dict[str, Any]:
     }
 
 
-def _restriction_row(context: Context, item: ContextRestriction) -> dict[str, Any]:
+def _restriction_row(context_id: str, item: ContextRestriction) -> dict[str, Any]:
     project = {"project_id": item.value} if item.kind == "project" else {}
     return {
         "id": item.id,
-        "context_id": context.id,
+        "context_id": context_id,
         "name": None,
         "restriction_type": item.kind,
         "restriction_value": item.value,
@@ -349,32 +358,39 @@ def _context(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
     return _json(200, _context_row(found))
 
 
+@_route("DELETE", "/api/v2/context/{id}")
+def _delete_context(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    def effect() -> None:
+        del api.world.state.circleci.contexts[api.context("delete_context", parts["id"]).id]
+
+    api.twin.call("delete_context", parts["id"], effect, write=True)
+    return _message(200, "Context deleted.")
+
+
 @_route("GET", "/api/v2/context/{id}/environment-variable")
 def _context_variables(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
-    sink = context_sink(api.context("variables", parts["id"])) if parts["id"] in _ids(api) else _nowhere(parts["id"])
-    read = api.twin.variables(sink)
-    rows = [_context_variable(sink, item) for item in read.items]
+    read = api.twin.variables(_context_of(parts))
+    rows = [_context_variable(parts["id"], item) for item in read.items]
     if api.world.switches.spec_paging:
         items, token = _page(rows, PAGE, request.query.get("page-token"))
     else:
-        # The token that nothing takes back: it is given, and the first page is all there is (facts 2.4).
+        # A token is given that no parameter takes back: the first page is all there is (facts 2.4).
         items, token = rows[:PAGE], str(PAGE) if not read.complete or len(rows) > PAGE else None
     return _json(200, {"items": items, "next_page_token": token})
 
 
 @_route("PUT", "/api/v2/context/{id}/environment-variable/{name}")
 def _put_context_variable(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
-    value = _value_or_none(request)
-    if value is None:
+    fields = _fields(request)
+    if not fields:
         return _message(400, "Invalid body.")
-    sink = context_sink(api.context("put_variable", parts["id"]))
+    value = _value(fields)
     try:
-        api.twin.put_variable(sink, parts["name"], value)
+        stored = api.twin.write_variable(_context_of(parts), parts["name"], value)
     except CircleCiError as error:
-        if error.status == 400 and re.fullmatch(r"\w{1,300}", parts["name"]):  # noqa: PLR2004  # the cap's own text
+        if error.status == HTTPStatus.BAD_REQUEST and names_variable(parts["name"]):
             return _message(400, f"Cannot create more than {PAGE} environment variables per context")
         raise
-    stored = api.context("put_variable", parts["id"]).variables[parts["name"]]
     return _json(
         200,
         {
@@ -384,3 +400,231 @@ def _put_context_variable(api: Api, request: Request, parts: Mapping[str, str]) 
             "updated_at": _iso(stored.updated_at),
         },
     )
+
+
+@_route("DELETE", "/api/v2/context/{id}/environment-variable/{name}")
+def _delete_context_variable(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    return _deleted(api, _context_of(parts), parts["name"])
+
+
+def _context_of(parts: Mapping[str, str]) -> Sink:
+    return Sink(kind=SinkKind.CONTEXT, id=parts["id"], name=parts["id"], organization="")
+
+
+def _deleted(api: Api, sink: Sink, name: str) -> Reply:
+    if api.twin.remove_variable(sink, name):
+        return _message(200, "Environment variable deleted.")
+    return _message(api.world.switches.delete_missing_status, "Environment variable not found.")
+
+
+@_route("GET", "/api/v2/context/{id}/restrictions")
+def _restrictions(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    found = api.twin.restrictions(_context_of(parts))
+    rows = [
+        _restriction_row(parts["id"], ContextRestriction(id=item.id, kind=item.kind, value=item.value))
+        for item in found
+    ]
+    return _json(200, {"items": rows, "next_page_token": None})
+
+
+@_route("POST", "/api/v2/context/{id}/restrictions")
+def _create_restriction(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
+    fields = _fields(request)
+    made = ContextRestriction(
+        id=str(uuid.uuid4()),
+        kind=str(fields.get("restriction_type")),
+        value=str(fields.get("restriction_value")),
+    )
+
+    def effect() -> None:
+        context = api.context("create_restriction", parts["id"])
+        if made.kind not in RESTRICTIONS:
+            raise refusal("create_restriction", 400)
+        if any((item.kind, item.value) == (made.kind, made.value) for item in context.restrictions):
+            raise refusal("create_restriction", 409)
+        context.restrictions.append(made)
+
+    api.twin.call("create_restriction", parts["id"], effect, write=True)
+    row = _restriction_row(parts["id"], made)
+    return _json(201, {name: row[name] for name in row.keys() - {"name", "context_id"}})
+
+
+@_route("DELETE", "/api/v2/context/{id}/restrictions/{restriction}")
+def _delete_restriction(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    def effect() -> None:
+        context = api.context("delete_restriction", parts["id"])
+        left = [item for item in context.restrictions if item.id != parts["restriction"]]
+        if len(left) == len(context.restrictions):
+            raise refusal("delete_restriction", 404)
+        context.restrictions = left
+
+    api.twin.call("delete_restriction", parts["id"], effect, write=True)
+    return _message(200, "Context restriction deleted.")
+
+
+# --- Projects -------------------------------------------------------------------------------------------------------
+
+
+@_route("GET", "/api/v2/project/{slug}")
+def _project(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    found = api.twin.call("projects", parts["slug"], lambda: api.project("projects", parts["slug"]))
+    owner = api.organization("projects", found.organization)
+    return _json(
+        200,
+        {
+            "slug": found.slug,
+            "name": found.slug.rpartition("/")[2],
+            "id": found.id,
+            "organization_name": owner.name,
+            "organization_slug": owner.slug,
+            "organization_id": owner.id,
+            "vcs_info": {"vcs_url": _vcs_url(owner, found), "provider": _provider(found), "default_branch": "main"},
+        },
+    )
+
+
+@_route("GET", "/api/v2/project/{slug}/envvar")
+def _project_variables(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    read = api.twin.variables(_project_of(api, parts))
+    return _json(200, {"items": [_project_variable(api, item) for item in read.items], "next_page_token": None})
+
+
+@_route("POST", "/api/v2/project/{slug}/envvar")
+def _post_project_variable(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
+    fields = _fields(request)
+    name = fields.get("name")
+    if not isinstance(name, str):
+        return _message(400, _BAD_BODY)
+    value = _value(fields)
+    stored = api.twin.write_variable(_project_of(api, parts), name, value)
+    # The answer is of this very write, so it is not masked by any lag.
+    written = MaskedVariable(name=name, tail=stored.value.tail, created_at=stored.created_at)
+    return _json(201, _project_variable(api, written))
+
+
+@_route("GET", "/api/v2/project/{slug}/envvar/{name}")
+def _project_variable_alone(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    found = api.twin.variables(_project_of(api, parts)).find(parts["name"])
+    if found is None:
+        return _message(404, "Environment variable not found.")
+    return _json(200, _project_variable(api, found))
+
+
+@_route("DELETE", "/api/v2/project/{slug}/envvar/{name}")
+def _delete_project_variable(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    return _deleted(api, _project_of(api, parts), parts["name"])
+
+
+def _project_of(api: Api, parts: Mapping[str, str]) -> Sink:
+    """The project as a sink; one that v2 no longer knows is refused, though the twin would still read it."""
+    slug = parts["slug"]
+    if slug.startswith("circleci/") and not all(_OPAQUE_ID.fullmatch(part) for part in slug.split("/")[1:]):
+        raise refusal("project slug", 400)
+    return project_sink(api.project("variables", slug))
+
+
+def _vcs_url(owner: StoredOrganization, project: StoredProject) -> str:
+    if _vcs(project.slug) == "circleci":
+        return f"//circleci.com/{owner.id}/{project.id}"
+    host = "bitbucket.org" if _vcs(project.slug) == "bitbucket" else "github.com"
+    return f"https://{host}/{project.slug.partition('/')[2]}"
+
+
+def _provider(project: StoredProject) -> str:
+    return {"github": "GitHub", "bitbucket": "Bitbucket"}.get(_vcs(project.slug), "CircleCI")
+
+
+# --- Lists that only other APIs have --------------------------------------------------------------------------------
+
+
+@_route("GET", "/api/private/project")
+def _private_projects(api: Api, request: Request, _parts: Mapping[str, str]) -> Reply:
+    asked = request.query.get("page-size", str(PRIVATE_PAGE_MAX))
+    if not asked.isdecimal() or not 1 <= int(asked) <= PRIVATE_PAGE_MAX:
+        return _message(500, "Internal server error.")
+    owner = request.query.get("organization-id", "")
+    found = api.twin.call("projects", owner, lambda: api.projects_of(owner, "private"))
+    with_deleted = request.query.get("include-deleted") == "true"
+    rows = [
+        {
+            "id": item.id,
+            "slug": item.slug,
+            "name": item.slug.rpartition("/")[2],
+            "last_build_finished_at": None,
+            "has_trigger": not item.deleted,
+        }
+        for item in found
+        if with_deleted or not item.deleted
+    ]
+    items, token = _page(rows, int(asked), request.query.get("page-token"), loops=api.world.switches.private_pages_loop)
+    return _json(200, {"items": items, "next_page_token": token})
+
+
+@_route("GET", "/api/private/project/{id}")
+def _private_project(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
+    with_deleted = request.query.get("include-deleted") == "true"
+    found = api.project("variables", parts["id"], deleted=with_deleted)
+    read = api.twin.variables(project_sink(found))
+    stored = [{"name": item.name, "value": f"{MASK}{item.tail or ''}"} for item in read.items]
+    return _json(200, {"project_env_vars": stored, "checkout_keys": [], "ssh_keys": []})
+
+
+@_route("GET", "/api/v3/projects")
+def _v3_projects(api: Api, request: Request, _parts: Mapping[str, str]) -> Reply:
+    owner = request.query.get("filter[org_id]", "")
+    if not api.world.switches.v3_lists_projects:
+        raise refusal("v3 projects", 400)
+    found = api.twin.call("projects", owner, lambda: api.projects_of(owner, "v3"))
+    rows = [{"id": item.id, "attributes": {"name": item.slug.rpartition("/")[2]}} for item in found if not item.deleted]
+    return _v3_page(request, rows, V3_PAGE_MAX["projects"])
+
+
+@_route("GET", "/api/v3/contexts/{id}/env-vars")
+def _v3_context_variables(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
+    if not api.world.switches.v3_variables:
+        return _json(404, {"error": {"id": str(uuid.uuid4()), "title": "not found", "detail": "not found"}})
+    rows = []
+    for item in api.twin.variables(_context_of(parts)).items:
+        row = _context_variable(parts["id"], item)
+        attributes = {"name": item.name, **{name: row[name] for name in row.keys() - {"variable", "context_id"}}}
+        rows.append({"id": item.name, "attributes": attributes})
+    return _v3_page(request, rows, V3_PAGE_MAX["env-vars"])
+
+
+def _v3_page(request: Request, rows: Sequence[Any], size_max: int) -> Reply:
+    size = request.query.get("page[limit]", str(size_max))
+    if not size.isdecimal() or not 1 <= int(size) <= size_max:
+        raise refusal("page[limit]", 400)
+    items, following = _page(rows, int(size), request.query.get("page[cursor]"))
+    page = {"next": following, "prev": None}
+    return _json(200, {"data": items, "page": page, "meta": {"total_count": len(rows)}})
+
+
+@_route("GET", "/api/v1.1/projects")
+def _followed(api: Api, request: Request, _parts: Mapping[str, str]) -> Reply:
+    def effect() -> list[dict[str, str]]:
+        state = api.world.state.circleci
+        return [
+            _followed_row(state.organizations[item.organization], item)
+            for item in state.projects.values()
+            if "v1.1" in item.known_by and not item.deleted
+        ]
+
+    rows = api.twin.call("projects", "followed", effect)
+    if JSON_TYPE in request.headers.get("accept", ""):
+        return _json(200, rows)
+    # Clojure's notation is what v1.1 speaks to a caller that does not ask for JSON (facts 0.2).
+    text = " ".join(
+        "{" + ", ".join(f":{name} {json.dumps(value)}" for name, value in row.items()) + "}" for row in rows
+    )
+    return Reply(status=200, body=f"({text})".encode(), headers={"Content-Type": "application/edn"})
+
+
+def _followed_row(owner: StoredOrganization, project: StoredProject) -> dict[str, str]:
+    organization, _, name = canonical(project.slug).partition("/")[2].partition("/")
+    return {
+        "vcs_type": _vcs(project.slug),
+        "username": organization,
+        "reponame": name,
+        "vcs_url": _vcs_url(owner, project),
+    }

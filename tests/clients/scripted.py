@@ -30,6 +30,8 @@ class Scripted:
     answer: object
     arrived: list[Arrived] = field(default_factory=list)
     url: str = ""
+    close: object = None
+    """Stop listening, so that connecting is refused."""
 
 
 def reply(body: bytes | str = b"{}", status: int = 200, *, length: int | None = None, **headers: str) -> bytes:
@@ -71,11 +73,16 @@ def scripted_server(answer):
         scripted.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        try:
-            yield scripted
-        finally:
+
+        def close():
             server.shutdown()
             thread.join()
+            server.server_close()
+
+        scripted.close = close
+        yield scripted
+        if thread.is_alive():
+            close()
 
 
 def everything_about(error: BaseException) -> str:

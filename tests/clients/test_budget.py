@@ -7,6 +7,7 @@ import threading
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
+
 from playbook.clients.budget import PAUSE_LIMIT_S, Budget
 
 

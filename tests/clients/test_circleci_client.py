@@ -14,6 +14,7 @@ import pytest
 from clients.scripted import error_of, everything_about, reply
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+
 from playbook.clients.budget import Budget
 from playbook.clients.circleci import CircleCiClient
 from playbook.clients.circleci_replies import when

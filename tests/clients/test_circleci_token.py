@@ -6,6 +6,7 @@ import io
 
 import pytest
 from clients.scripted import error_of
+
 from playbook.clients.credentials import ENVIRONMENT, find_circleci_token
 from playbook.errors import UsageError
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
+
 from playbook.clients.endpoints import Override, aws_overrides, check_aws, circleci_host, is_loopback
 from playbook.errors import UsageError
 
@@ -119,7 +120,7 @@ def test_a_missing_file_is_empty_and_a_broken_one_is_named(tmp_path):
 def test_an_aws_override_off_this_machine_needs_leave_and_tls():
     check_aws([Override("AWS_ENDPOINT_URL", "http://127.0.0.1:5000")], allow_endpoint_override=False)
     abroad = [Override("AWS_ENDPOINT_URL_IAM", "https://iam.example")]
-    with pytest.raises(UsageError, match="AWS_ENDPOINT_URL_IAM sends calls to https://iam.example"):
+    with pytest.raises(UsageError, match=r"AWS_ENDPOINT_URL_IAM sends calls to https://iam\.example"):
         check_aws(abroad, allow_endpoint_override=False)
     check_aws(abroad, allow_endpoint_override=True)
     with pytest.raises(UsageError, match="without TLS"):
