@@ -130,10 +130,10 @@ class _Signals:
         del frame
         if number == signal.SIGTERM:
             self.exit_code = ExitCode.TERMINATED
-        if self._engine is None:
-            raise KeyboardInterrupt
-        if self._engine.stopping:
+        if self._engine is not None and self._engine.stopping:
             os._exit(int(self.exit_code))
+        if self._engine is None or not self._engine.working:
+            raise KeyboardInterrupt
         self._engine.stop()
         self._wake()
         self._screen.say("Stopping: the call in flight is finished and journaled first. Again: stop now.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +12,6 @@ from playbook.journal import Journal
 from playbook.modes import walk
 from playbook.ports import Waits, display
 from playbook.world import CaseWorld
-from collections.abc import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

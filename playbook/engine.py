@@ -127,6 +127,8 @@ class Engine:
         self.tell = tell
         self.executor = executor
         self.stopping = False
+        self.working = False
+        """True while lanes act or wait; False while the main thread plans or asks, where a signal may interrupt."""
         self._providers: list[Action] = []
 
     def stop(self) -> None:
@@ -457,11 +459,14 @@ class _Lanes:
         with self._engine.executor(width) as pool:
             running: dict[Future[_Turn], _Lane] = {}
             try:
+                self._engine.working = True
                 self._loop(pool, running)
             except BaseException:
                 self._engine.stop()
                 wait(running)
                 raise
+            finally:
+                self._engine.working = False
         return [lane.trouble for lane in self._lanes if lane.trouble is not None]
 
     def _loop(self, pool: Executor, running: dict[Future[_Turn], _Lane]) -> None:
@@ -543,7 +548,9 @@ class _Lanes:
 
     def _blockers(self, action: Action) -> list[str]:
         first = self._journal.state.first.get(action.key, frozenset())
-        needed = [*action.after, *(key for key in first if action.needs and key in self._actions)]
+        # Only what writes the new secret waits for `first`: the proof comes before every write.
+        waits = action.needs and action.changes
+        needed = [*action.after, *(key for key in first if waits and key in self._actions)]
         return [key for key in needed if self._journal.state.of(key).state != "verified"]
 
     def _is_blocked(self, action: Action) -> bool:
@@ -561,7 +568,9 @@ class _Lanes:
             action = lane.head()
             if lane.trouble is None or action is None or lane.trouble.cause == "lost-secret":
                 continue
+            self._engine.working = False
             recourse = self._engine.operator.recourse(lane.trouble)
+            self._engine.working = True
             if recourse is Recourse.RETRY:
                 lane.trouble, lane.wake_at = None, 0.0
                 lane.pending_since.clear()

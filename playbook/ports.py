@@ -8,12 +8,13 @@ Times are aware, in UTC. Every id, name and tail came from a platform and is unt
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
 from playbook.secret import Secret
-from collections.abc import Callable, Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

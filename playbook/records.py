@@ -259,7 +259,11 @@ class State:
             progress = self.of(key)
             progress.state = "planned"
             progress.seq = record.seq
-            progress.attempts = [replace(attempt, reset=True, kept=record.keep) for attempt in progress.attempts]
+            # What an earlier reset keeps stays kept: sinks work with it, whatever became of its successor.
+            progress.attempts = [
+                replace(attempt, reset=True, kept=attempt.kept or (record.keep and not attempt.reset))
+                for attempt in progress.attempts
+            ]
             if record.first and key not in record.first:
                 self.first[key] = frozenset(record.first)
             else:

@@ -47,7 +47,8 @@ class Sandbox:
         self._aws_port = aws_port
         self._with_aws = with_aws
         # Served over real time: a lag of seconds would only make every client wait.
-        self.world = TwinWorld(state, switches=Switches(tail_lag_s=0))
+        state.now = datetime.now(UTC)
+        self.world = TwinWorld(state, switches=Switches(tail_lag_s=0), flowing=True)
         self.circleci = CircleCiServer(self.world, self.token, port=port)
 
     def __enter__(self) -> Self:

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 
 WIDE: Final = 10_000
 """The width off a terminal: no name or id is cut or wrapped there."""
+WAIT_SHOWN_S: Final = 2
+_LINES: Final = {
+    "step": ("\n== {title} ({phase})", "bold"),
+    "applied": ("   done    {what}", ""),
+    "verified": ("   seen    {what}", "green"),
+    "proved": ("   proved  {what}", "green"),
+    "waiting": ("   ... looking again in {seconds:.0f} s", "dim"),
+    "repair": ("   REPAIR  {why}", "yellow"),
+    "reset": ("   AGAIN   the secret of {lost} is lost; a new key takes its place", "yellow"),
+    "parked": ("   STOPS   {what}: {why}", "bold yellow"),
+    "still-on": ("   STILL ON  {key_id}: {why}", "bold red"),
+}
 _STYLE: Final = {"danger": "bold red", "warning": "yellow", "note": ""}
 _MARK: Final = {"danger": "!!", "warning": " !", "note": "  "}
 
@@ -64,31 +76,17 @@ class Screen:
 
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Progress of the engine, one line an event; waits of under two seconds are not worth one."""
-        match event:
-            case "step":
-                self.say(f"\n== {fields['title']} ({fields['phase']})", "bold")
-            case "planned":
-                self.findings(fields["findings"])
-                if not fields["actions"]:
-                    self.say("   nothing to change")
-            case "applied":
-                self.say(f"   done    {fields['what']}")
-            case "verified" if not fields["changes"]:
-                self.say(f"   proved  {fields['what']}", "green")
-            case "verified":
-                self.say(f"   seen    {fields['what']}", "green")
-            case "waiting" if float(fields["seconds"]) >= 2:  # noqa: PLR2004  # as the docstring says
-                self.say(f"   ... looking again in {fields['seconds']:.0f} s", "dim")
-            case "repair":
-                self.say(f"   REPAIR  {fields['why']}", "yellow")
-            case "reset":
-                self.say(f"   AGAIN   the secret of {fields['lost']} is lost; a new key takes its place", "yellow")
-            case "parked":
-                self.say(f"   STOPS   {fields['what']}: {fields['why']}", "bold yellow")
-            case "still-on":
-                self.say(f"   STILL ON  {fields['key_id']}: {fields['why']}", "bold red")
-            case _:
-                pass
+        if event == "planned":
+            self.findings(fields["findings"])
+            if not fields["actions"]:
+                self.say("   nothing to change")
+            return
+        if event == "waiting" and fields["seconds"] < WAIT_SHOWN_S:
+            return
+        name = "proved" if event == "verified" and not fields["changes"] else event
+        template, style = _LINES.get(name, ("", ""))
+        if template:
+            self.say(template.format_map(fields), style)
 
     def findings(self, findings: Iterable[Finding]) -> None:
         """What was found, dangers marked in words."""

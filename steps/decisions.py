@@ -183,7 +183,8 @@ def _refuse_incomplete_pairs(item: KeyDecision) -> None:
         if place.secret_name is None:
             raise GuardError(
                 f"{display(place.stored.sink.name)} holds the id of {item.key.id} in "
-                f"{display(place.stored.variable.name)}, but no variable beside it for the secret. Nothing was changed.",
+                f"{display(place.stored.variable.name)}, and no variable beside it for the secret. "
+                "Nothing was changed.",
                 remedy="Answer `keep` or `deactivate` for this key, or store its pair in one place and start again.",
             )
 

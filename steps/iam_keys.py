@@ -57,6 +57,28 @@ class Pair:
         return variable.tail if variable is not None else None
 
 
+def look_at_pairs(view: View, listing: KeyListing, pairs: tuple[Pair, ...], mint: str) -> Observation | None:
+    """What stands against switching a key off, and against calling it done: None once every pair holds the new key.
+
+    The premise of what destroys is looked at again in its own `observe`, whatever the journal says (invariant I3).
+    """
+    if not pairs:
+        return None
+    made = minted(view, mint)
+    new = listing.find(made[-1]) if made else None
+    if new is None or not new.is_active:
+        reason = f"the new key {made[-1] if made else ''} is not listed as active"
+        return Observation(status=Status.PENDING, reason=reason, wait="sink")
+    for pair in pairs:
+        tail = pair.id_tail(view)
+        if tail is None:
+            reason = f"the tail in {pair.describe()} is not shown yet"
+            return Observation(status=Status.PENDING, reason=reason, wait="sink")
+        if tail != new.id[-4:]:
+            return Observation(status=Status.CONFLICT, reason=f"{pair.describe()} does not hold the new key {new.id}")
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeactivateKey(Action):
     """Switch a key off, reversibly; with `pairs`, only while every one of them holds the new key."""
@@ -91,7 +113,7 @@ class DeactivateKey(Action):
         evidence = {"key_id": self.key_id, "server_time": listing.server_time.isoformat()}
         if seen is None:
             return Observation(status=Status.PRESENT, evidence={**evidence, "status": "gone"})
-        premise = self._premise(view, listing)
+        premise = look_at_pairs(view, listing, self.pairs, self.mint)
         if premise is not None:
             return premise
         applied = [attempt.applied for attempt in view.past(self.key) if attempt.applied is not None]
@@ -104,26 +126,6 @@ class DeactivateKey(Action):
         if seen.is_active:
             return Observation(status=Status.ABSENT, evidence=evidence)
         return Observation(status=Status.PRESENT, evidence={**evidence, "status": seen.status.value})
-
-    def _premise(self, view: View, listing: KeyListing) -> Observation | None:
-        """The world a moment before (and after) the switch: every sink holds the new key, and it is active."""
-        if not self.pairs:
-            return None
-        made = minted(view, self.mint)
-        new = listing.find(made[-1]) if made else None
-        if new is None or not new.is_active:
-            reason = f"the new key {made[-1] if made else ''} is not listed as active"
-            return Observation(status=Status.PENDING, reason=reason, wait="sink")
-        for pair in self.pairs:
-            tail = pair.id_tail(view)
-            if tail is None:
-                reason = f"the tail in {pair.describe()} is not shown yet"
-                return Observation(status=Status.PENDING, reason=reason, wait="sink")
-            if tail != new.id[-4:]:
-                return Observation(
-                    status=Status.CONFLICT, reason=f"{pair.describe()} does not hold the new key {new.id}"
-                )
-        return None
 
     def apply(self, world: World) -> Evidence:
         at = world.aws(self.account).set_key_status(self.user, self.key_id, KeyStatus.INACTIVE)
@@ -222,17 +224,17 @@ class DeleteKey(Action):
         return {"key_id": self.key_id, "server_time": at.isoformat()}
 
 
-def retire(account: str, user: str, key_id: str) -> tuple[Action, ...]:
-    """Deactivate, look, then delete: never an active key."""
+def retire(account: str, user: str, key_id: str, *, pairs: tuple[Pair, ...] = (), mint: str = "") -> tuple[Action, ...]:
+    """Deactivate, look, then delete: never an active key, and with `pairs` only while each holds the new one."""
     return (
-        DeactivateKey(account=account, user=user, key_id=key_id),
+        DeactivateKey(account=account, user=user, key_id=key_id, pairs=pairs, mint=mint),
         DeleteKey(account=account, user=user, key_id=key_id),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmKeys(Action):
-    """The last look at a user: only expected keys, no orphan of ours, nothing a stranger added (invariant I6)."""
+    """The last look at a user: the new key in every place, no orphan of ours, nothing a stranger added (I6)."""
 
     kind: ClassVar[str] = "iam:confirm-keys"
     permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys"})
@@ -244,6 +246,8 @@ class ConfirmKeys(Action):
     """The keys that were there when the plan was made."""
     off: tuple[str, ...]
     """Those of them that must be off by now."""
+    pairs: tuple[Pair, ...] = ()
+    """Where the new key must be seen once more, after the last change."""
     mint: str = ""
 
     @property
@@ -268,6 +272,9 @@ class ConfirmKeys(Action):
         if strangers:
             reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        premise = look_at_pairs(view, listing, self.pairs, self.mint)
+        if premise is not None:
+            return premise
         orphans = [key_id for key_id in made[:-1] if key_id in listed]
         if orphans:
             evidence = {**evidence, "orphan": orphans[0]}
@@ -301,4 +308,4 @@ class ConfirmKeys(Action):
         raise NotImplementedError("a gate changes nothing")
 
     def repair(self, seen: Observation) -> tuple[Action, ...]:
-        return retire(self.account, self.user, str(seen.evidence["orphan"]))
+        return retire(self.account, self.user, str(seen.evidence["orphan"]), pairs=self.pairs, mint=self.mint)

@@ -101,7 +101,7 @@ class CreateAccessKey(Action):
         if attempt.applied is not None:
             key_id = str(attempt.applied["key_id"])
             if attempt.kept:
-                return self._make_room(listing)
+                return self._make_room(view, listing)
             return self._observe_orphan(view, key_id, server_time(attempt.applied), listing)
         if attempt.failed == Effect.NONE:
             return None
@@ -168,18 +168,23 @@ class CreateAccessKey(Action):
         reason = f"{key.id} appeared while a try of ours was under way, and {why}{what}; it is left alone"
         return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
 
-    def _make_room(self, listing: KeyListing) -> Observation | None:
-        """The lost key stays, because sinks work with it: the old one gives up its slot."""
-        if listing.find(self.old_key_id) is None:
+    def _kept(self, view: View) -> list[str]:
+        """The keys of ours that stay without their secret, oldest first, because sinks work with them."""
+        return [str(a.applied["key_id"]) for a in view.past(self.key) if a.kept and a.applied is not None]
+
+    def _make_room(self, view: View, listing: KeyListing) -> Observation | None:
+        """The last lost key stays, because sinks work with it: the one it was to replace gives up its slot."""
+        given_up = [key_id for key_id in (self.old_key_id, *self._kept(view)[:-1]) if listing.find(key_id) is not None]
+        if not given_up:
             return None
-        evidence = {"orphan": self.old_key_id, "server_time": listing.server_time.isoformat()}
-        reason = f"{self.old_key_id} gives its slot to the second new key, as approved"
+        evidence = {"orphan": given_up[0], "server_time": listing.server_time.isoformat()}
+        reason = f"{given_up[0]} gives its slot to the next new key, as approved"
         return Observation(status=Status.TAINTED, evidence=evidence, reason=reason)
 
     def _observe_premise(self, view: View, listing: KeyListing) -> Observation:
         listed = [key.id for key in listing.keys]
         evidence = {"keys": listed, "server_time": listing.server_time.isoformat()}
-        kept = [str(a.applied["key_id"]) for a in view.past(self.key) if a.kept and a.applied is not None]
+        kept = self._kept(view)
         if self.old_key_id not in listed and not kept:
             reason = f"{self.old_key_id} is gone: somebody else rotated {display(self.user)}"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
@@ -198,7 +203,7 @@ class CreateAccessKey(Action):
         world.hold(self.credential, minted_key)
         return {
             "key_id": minted_key.key_id,
-            "replaces": self.old_key_id,
+            "replaces": [self.old_key_id, *self._kept(world)][-1],
             "server_time": minted_key.server_time.isoformat(),
         }
 
@@ -441,6 +446,14 @@ def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
             DeactivateKey(account=key.account, user=key.user, key_id=key.id, pairs=pairs, mint=create.key, after=stored)
         )
     actions.append(
-        ConfirmKeys(account=key.account, user=key.user, expected=known, off=(key.id,), mint=create.key, after=stored)
+        ConfirmKeys(
+            account=key.account,
+            user=key.user,
+            expected=known,
+            off=(key.id,),
+            pairs=pairs,
+            mint=create.key,
+            after=stored,
+        )
     )
     return actions

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from playbook.clients import aws_errors, quiet_sdk_loggers
 from playbook.clients.aws_sessions import READS, TIMEOUTS, SessionOpener, direct_on_loopback
-from playbook.clients.budget import Budget
-from playbook.clients.endpoints import aws_overrides, check_aws
+from playbook.clients.budget import budget_towards
+from playbook.clients.endpoints import aws_overrides, check_aws, is_loopback
 from playbook.errors import AwsError, CredentialsError, Effect, UsageError
 from playbook.ports import AccessKey, Credential, Identity, KeyCreation, KeyListing, KeyStatus, LastUsed, User, display
 from playbook.secret import Secret
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
 
     from playbook.clients.aws_errors import AwsSource
+    from playbook.clients.budget import Budget
     from playbook.clients.endpoints import Override
     from playbook.ports import Aws
 
@@ -133,13 +134,14 @@ class AwsAccount:
         self.source = source
         self._session = session
         self._agent = agent
-        self._budget = Budget(rate=20.0, most=100.0)
-        # LookupEvents allows two calls a second per account and region (AWS facts 13).
-        self._trail_budget = Budget(rate=2.0, most=2.0, burst=2.0)
         self._making = threading.Lock()
         reads = {**READS, "max_pool_connections": parallel, "user_agent_extra": agent}
         self._sts = self._made("sts", reads)
         self._iam = self._made("iam", reads)
+        loopback = is_loopback(self._iam.meta.endpoint_url)
+        self._budget = budget_towards(loopback=loopback, rate=20.0, most=100.0)
+        # LookupEvents allows two calls a second per account and region (AWS facts 13).
+        self._trail_budget = budget_towards(loopback=loopback, rate=2.0, most=2.0)
         self._identity = self.identity()
         partition = _ARN.fullmatch(self._identity.arn)
         self._partition = partition["partition"] if partition else "aws"
@@ -281,13 +283,7 @@ class AwsAccount:
 
     def probe(self, credential: Credential, region: str) -> Identity | None:
         """Ask STS in one region with the new key itself, over a connection of its own."""
-        client = self._made(
-            "sts",
-            {**READS, "user_agent_extra": self._agent},
-            region=region,
-            aws_access_key_id=credential.key_id,
-            aws_secret_access_key=credential.secret.reveal(),
-        )
+        client = self._made("sts", {**READS, "user_agent_extra": self._agent}, region=region, signer=credential)
         self._budget.take()
         with closing(client):
             answer = aws_errors.accepted(client.get_caller_identity, what=f"proving {credential.key_id}")
@@ -295,14 +291,21 @@ class AwsAccount:
 
     # --- calls ---
 
-    def _made(self, service: str, settings: Mapping[str, Any], *, region: str | None = None, **credentials: str) -> Any:
-        """A client. Making the first one loads our credentials, so this is where a broken profile shows."""
+    def _made(
+        self, service: str, settings: Mapping[str, Any], *, region: str | None = None, signer: Credential | None = None
+    ) -> Any:
+        """A client, signing as ourselves or as `signer`.
+
+        Making the first one loads our credentials, so this is where a broken profile shows.
+        """
         make: Any = self._session.client  # its hundreds of overloads know no service that is a variable
 
         def build() -> Any:
-            return direct_on_loopback(
-                lambda config: make(service, region_name=region, config=config, **credentials), settings
+            # A signer's secret is revealed only in this frame, which `guarded` drops when it fails.
+            keys = (
+                {"aws_access_key_id": signer.key_id, "aws_secret_access_key": signer.secret.reveal()} if signer else {}
             )
+            return direct_on_loopback(lambda config: make(service, region_name=region, config=config, **keys), settings)
 
         with self._making:
             return aws_errors.guarded(build, source=self.source, operation="OpenSession", what="opening the session")
@@ -351,7 +354,7 @@ class AwsAccount:
     def _write(self, operation: str, what: str, send: Callable[[IAMClient], T], *, tag: str = "") -> T:
         """Send a write once. Credentials are renewed first, so that a failure to do so is a definite no."""
         self._credentials()
-        agent = f"{self._agent} intent/{_in_user_agent(tag)}" if tag else self._agent
+        agent = f"{self._agent} {_in_user_agent(tag)}" if tag else self._agent
         client: IAMClient = self._made("iam", {**_ONCE, "user_agent_extra": agent})
         with closing(client):
             return self._call(operation, what, lambda: send(client), doubt=Effect.UNKNOWN)
@@ -498,7 +501,8 @@ def _creation(event: Mapping[str, Any], account: str, user: str) -> KeyCreation 
             event_id=str(event["EventId"]),
             at=event["EventTime"].astimezone(UTC),
             key_id=key_id,
-            user_agent=str(detail.get("userAgent", "")),
+            # Some events carry the agent in brackets, which would hide a tag at its end.
+            user_agent=str(detail.get("userAgent", "")).strip("[]"),
             source_address=str(detail.get("sourceIPAddress", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -35,13 +36,19 @@ READS: Final[Mapping[str, Any]] = {"retries": {"mode": "standard", "total_max_at
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,576}")
 
 
+@functools.cache
+def _models() -> Loader:
+    """One loader of botocore's models for all sessions, or fifty accounts would parse the same models fifty times."""
+    loader: Loader = botocore.session.Session().get_component("data_loader")
+    return loader
+
+
 class SessionOpener:
-    """Makes sessions that share one model loader, so that fifty accounts do not parse the same models fifty times."""
+    """Makes the sessions of one run, which share its region and its name in the user agent."""
 
     def __init__(self, *, region: str | None, agent: str) -> None:
         self._region = region
         self._agent = agent
-        self._loader: Loader | None = None
 
     def profile(self, name: str | None) -> tuple[AwsSource, boto3.session.Session]:
         """A session of boto3's own credential chain, or of one profile."""
@@ -62,9 +69,7 @@ class SessionOpener:
     def _opened(self, source: AwsSource, provider: CredentialProvider | None = None) -> boto3.session.Session:
         def build() -> boto3.session.Session:
             core = botocore.session.Session(profile=source.profile)
-            if self._loader is None:
-                self._loader = core.get_component("data_loader")
-            core.register_component("data_loader", self._loader)
+            core.register_component("data_loader", _models())
             if provider is not None:
                 core.register_component("credential_provider", CredentialResolver([provider]))
             # boto3 itself reads only AWS_DEFAULT_REGION (AWS facts 1.2).

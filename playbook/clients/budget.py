@@ -74,3 +74,11 @@ class Budget:
             # A throttled bucket is an empty one: what was saved up for a burst is gone.
             pause_s = min(max(retry_after_s or 0.0, 0.0), PAUSE_LIMIT_S)
             self._next_at = max(self._next_at, now + pause_s)
+
+
+def budget_towards(*, loopback: bool, rate: float, most: float) -> Budget:
+    """A platform's budget, with a second's worth of burst; a server on this machine starts without a limit.
+
+    It still shrinks when that server throttles.
+    """
+    return Budget(rate=1000.0, most=1000.0, burst=1000.0) if loopback else Budget(rate=rate, most=most, burst=rate)

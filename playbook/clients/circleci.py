@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
 from playbook.clients import circleci_replies as replies
-from playbook.clients.budget import Budget
+from playbook.clients.budget import budget_towards
 from playbook.clients.circleci_transport import PAGE_REPEATED, Transport, decoded, path_of, unreadable
 from playbook.clients.endpoints import CIRCLECI_CLOUD, is_loopback
 from playbook.errors import CircleCiError, Effect
@@ -26,6 +26,7 @@ from playbook.ports import Hole, Organization, Project, Projects, Restriction, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from playbook.clients.budget import Budget
     from playbook.ports import MaskedVariable
     from playbook.secret import Secret
 
@@ -52,7 +53,7 @@ class CircleCiClient:
             host=host,
             token=token,
             parallel=parallel,
-            budget=budget or Budget(),
+            budget=budget or budget_towards(loopback=is_loopback(host), rate=20.0, most=50.0),
             attempts=attempts,
             patience_s=patience_s,
         )

@@ -15,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect, ServiceError, UsageError
 
@@ -70,10 +70,13 @@ FAULTS: Final[Mapping[str, str]] = {
 """What becomes of a call that a fault of this name strikes."""
 
 READ_RETRIES: Final = 4
-"""How many throttled answers the real clients sit out on a read, which a twin's port therefore never shows."""
+"""How many bad answers the real clients sit out on a read, which a twin's port therefore never shows."""
 BACKOFF_S: Final = 1.0
 DELAY_S: Final = 60.0
 _AFTER: Final = frozenset({Kind.DROP_REPLY, Kind.SERVER_ERROR_APPLIED, Kind.CRASH_AFTER})
+_TRANSIENT: Final = frozenset(
+    {Kind.THROTTLE, Kind.DROP_REQUEST, Kind.DROP_REPLY, Kind.SERVER_ERROR, Kind.SERVER_ERROR_APPLIED}
+)
 _WHEN = re.compile(r"(?:(?P<chance>\d{1,3})%|(?P<nth>[1-9]\d{0,5})(?:x(?P<times>[1-9]\d{0,5}))?)")
 _OPERATION = re.compile(r"[a-z_*?]+")
 
@@ -128,21 +131,28 @@ class Faults:
         """How often each kind has struck, for a closing table."""
 
     def before(self, call: Call, clock: VirtualClock, *, retries: int = 0) -> None:
-        """Strike before the effect. A throttled read is tried again up to `retries` times, as the clients do."""
+        """Strike before the effect."""
+        self._strike(call, clock, retries, after=False)
+
+    def after(self, call: Call, clock: VirtualClock, *, retries: int = 0) -> None:
+        """Strike once the effect is in the world."""
+        self._strike(call, clock, retries, after=True)
+
+    def _strike(self, call: Call, clock: VirtualClock, retries: int, *, after: bool) -> None:
+        """Raise, kill or wait. A read that may succeed later is tried again up to `retries` times, as clients do."""
         patience = 0 if call.write else retries
         while True:
-            kinds = [kind for kind in self._due(call, after=False) if not _passes(kind, clock)]
-            if kinds != [Kind.THROTTLE] or patience == 0:
+            kinds = self._due(call, after=after)
+            if Kind.DELAY in kinds:
+                clock.advance(DELAY_S)
+            harmful = [kind for kind in kinds if kind is not Kind.DELAY]
+            if not harmful:
+                return
+            if patience == 0 or not _TRANSIENT.issuperset(harmful):
                 break
             patience -= 1
             clock.advance(BACKOFF_S)
-        for kind in kinds:
-            _strike(kind, call)
-
-    def after(self, call: Call) -> None:
-        """Strike once the effect is in the world."""
-        for kind in self._due(call, after=True):
-            _strike(kind, call)
+        _raise(harmful[0], call)
 
     def _due(self, call: Call, *, after: bool) -> list[Kind]:
         due: list[Kind] = []
@@ -161,13 +171,7 @@ class Faults:
         return due
 
 
-def _passes(kind: Kind, clock: VirtualClock) -> bool:
-    if kind is Kind.DELAY:
-        clock.advance(DELAY_S)
-    return kind is Kind.DELAY
-
-
-def _strike(kind: Kind, call: Call) -> None:
+def _raise(kind: Kind, call: Call) -> NoReturn:
     if kind in (Kind.CRASH, Kind.CRASH_AFTER):
         os.kill(os.getpid(), signal.SIGKILL)
     if kind is Kind.EXPIRED:

@@ -135,12 +135,13 @@ class IamTwin:
         return self._call("summary", "", lambda: {**self._state.summary, "AccessKeysPerUserQuota": self._quota()})
 
     def simulate(self, actions: Sequence[str]) -> Mapping[str, bool] | None:
-        """Which actions the operator may use, as the account's denials say."""
+        """Which actions the operator may use; None also for one that a mirror did not ask the live account about."""
 
         def effect() -> Mapping[str, bool] | None:
-            if not self._state.can_simulate:
+            mirrored = self._state.simulated
+            if not self._state.can_simulate or (mirrored and not mirrored.keys() >= set(actions)):
                 return None
-            return {action: action not in self._state.denied for action in actions}
+            return {action: mirrored.get(action, action not in self._state.denied) for action in actions}
 
         return self._call("simulate", "", effect)
 

@@ -161,7 +161,9 @@ class MotoServer:
         self.empty()
         self._dispatch = app.DomainDispatcherApplication(app.create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_quiet_handler(app))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="moto", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="moto", daemon=True
+        )
         self._thread.start()
         return self
 
@@ -322,7 +324,8 @@ class MotoServer:
         """What moto does not check: the key's existence, its state, its age and the signature itself."""
         signer = self._signer(request.key_id)
         age_s = time.monotonic() - self._made_at.get(request.key_id, float("-inf"))
-        if signer is None or not signer.active or age_s < self.propagation_s:
+        token = request.headers.get("X-Amz-Security-Token")
+        if signer is None or not signer.active or age_s < self.propagation_s or token != signer.token:
             return 403, "InvalidClientTokenId"
         if _signature(request, signer) != _claimed(request)["signature"]:
             return 403, "SignatureDoesNotMatch"

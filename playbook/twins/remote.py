@@ -78,7 +78,7 @@ class Remote:
                 finally:
                     if call.write or self._changed:
                         self.save()
-            self.faults.after(call)
+            self.faults.after(call, self.clock, retries=retries)
         finally:
             self._watch(call, "after")
         return reply

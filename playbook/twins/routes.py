@@ -162,9 +162,9 @@ class Api:
         sent = _token_of(request.headers)
         if sent is None:
             return _message(401, _QUERY_TOKEN if "circle-token" in request.query else _NOT_LOGGED_IN)
-        if sent.is_same_as(self._token):
+        if sent.token.is_same_as(self._token):
             return None
-        return _message(401, _OLD_TOKEN if _OLD_TOKEN_FORM.fullmatch(sent.reveal()) else _BAD_TOKEN)
+        return _message(401, _OLD_TOKEN if sent.is_old else _BAD_TOKEN)
 
     # --- finding what an address names ---
 
@@ -215,16 +215,27 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def _token_of(headers: Mapping[str, str]) -> Secret | None:
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    token: Secret
+    is_old: bool
+    """It has the form of the tokens that were revoked in 2023."""
+
+    @classmethod
+    def of(cls, text: str) -> _Sent:
+        return cls(token=Secret(text), is_old=_OLD_TOKEN_FORM.fullmatch(text) is not None)
+
+
+def _token_of(headers: Mapping[str, str]) -> _Sent | None:
     """The token of whichever of the three header forms was used."""
     if "circle-token" in headers:
-        return Secret(headers["circle-token"])
+        return _Sent.of(headers["circle-token"])
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return Secret(given.strip())
+        return _Sent.of(given.strip())
     if scheme.lower() == "basic":
         try:
-            return Secret(base64.b64decode(given, validate=True).decode().partition(":")[0])
+            return _Sent.of(base64.b64decode(given, validate=True).decode().partition(":")[0])
         except (binascii.Error, UnicodeDecodeError):
             return None
     return None
@@ -354,7 +365,7 @@ def _create_context(api: Api, request: Request, _parts: Mapping[str, str]) -> Re
 
 @_route("GET", "/api/v2/context/{id}")
 def _context(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    found = api.twin.call("contexts", parts["id"], lambda: api.context("contexts", parts["id"]))
+    found = api.twin.call("context", parts["id"], lambda: api.context("context", parts["id"]))
     return _json(200, _context_row(found))
 
 

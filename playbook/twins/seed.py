@@ -82,7 +82,7 @@ def mirror(
 ) -> TwinWorld:
     """Read these accounts and organizations (by slug) and build their twin.
 
-    `actions` are further IAM actions to ask the simulator about, so that the twin answers like the live account.
+    `actions` are further IAM actions to ask the policy simulator about, so that the twin can answer for them.
     A rejected credential is raised; everything else that cannot be read becomes a hole of the twin.
     """
     wanted = sorted({*PERMISSIONS.values(), *actions})
@@ -128,7 +128,7 @@ def _permissions(made: states.Account, reader: AwsReader, actions: Sequence[str]
         made.quota = summary.get(QUOTA, made.quota)
     allowed = _keep(made.refusals, "simulate:", _try(lambda: reader.simulate(actions)))
     made.can_simulate = allowed is not None
-    made.denied = [action for action, granted in (allowed or {}).items() if not granted]
+    made.simulated = dict(allowed or {})
 
 
 def _user(user: User) -> states.IamUser:

@@ -92,7 +92,7 @@ class _Server(ThreadingHTTPServer):
             for connection in self._open:
                 _hang_up(connection)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # the base class calls it so
         """Name a bug by its type alone: a traceback could show what a client sent. Clients that vanish are no bug."""
         kind = sys.exc_info()[0]
         if kind is not None and not issubclass(kind, OSError):

@@ -26,7 +26,7 @@ VERSION: Final = 1
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A stored value without its text; `sha256` is None for one this twin has never seen."""
 
     tail: str | None
@@ -47,14 +47,14 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
 # --- AWS ----------------------------------------------------------------------------------------------------------
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A key's status from a time on; None: it is deleted."""
 
     at: datetime
     status: KeyStatus | None
 
 
-class Use(msgspec.Struct, frozen=True, kw_only=True):
+class Use(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The use of a key that IAM has recorded."""
 
     at: datetime
@@ -62,7 +62,7 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     region: str = ""
 
 
-class Key(msgspec.Struct, kw_only=True):
+class Key(msgspec.Struct, kw_only=True, omit_defaults=True):
     """An access key with its whole history, by which each reader sees it as late as its lag says."""
 
     id: str
@@ -82,7 +82,7 @@ class Key(msgspec.Struct, kw_only=True):
         return self.changes[-1].status
 
 
-class IamUser(msgspec.Struct, frozen=True, kw_only=True):
+class IamUser(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One IAM user."""
 
     name: str
@@ -90,7 +90,7 @@ class IamUser(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime | None = None
 
 
-class TrailEvent(msgspec.Struct, frozen=True, kw_only=True):
+class TrailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One `CreateAccessKey` event of CloudTrail."""
 
     id: str
@@ -101,14 +101,14 @@ class TrailEvent(msgspec.Struct, frozen=True, kw_only=True):
     source_address: str = ""
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A read that the live world refused, so that its twin refuses it alike."""
 
     code: str
     status: int | None = None
 
 
-class Account(msgspec.Struct, kw_only=True):
+class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One AWS account, and who the operator is in it."""
 
     id: str
@@ -122,7 +122,10 @@ class Account(msgspec.Struct, kw_only=True):
     """Access keys a user may have, active or not."""
     summary: dict[str, int] = {}
     denied: list[str] = []
-    """IAM actions that the operator may not use."""
+    """IAM actions that the operator may not use: they are refused."""
+    simulated: dict[str, bool] = {}
+    """What a mirrored account's policy simulator answered. It is shown and not enforced: a policy that allows an
+    action for some users only reads as a denial there."""
     can_simulate: bool = True
     """False: `simulate` answers None, as where the operator may not ask."""
     skew_s: float = 0
@@ -134,14 +137,14 @@ class Account(msgspec.Struct, kw_only=True):
 # --- CircleCI -----------------------------------------------------------------------------------------------------
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a lagging list still shows of a variable that was written since."""
 
     value: Value
     updated_at: datetime | None
 
 
-class Variable(msgspec.Struct, kw_only=True):
+class Variable(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One stored variable."""
 
     value: Value
@@ -153,7 +156,7 @@ class Variable(msgspec.Struct, kw_only=True):
     """What was shown when it was written; None for a new name."""
 
 
-class ContextRestriction(msgspec.Struct, frozen=True, kw_only=True):
+class ContextRestriction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who may use a context."""
 
     id: str
@@ -161,7 +164,7 @@ class ContextRestriction(msgspec.Struct, frozen=True, kw_only=True):
     value: str
 
 
-class Context(msgspec.Struct, kw_only=True):
+class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One context; its id is the key in the state."""
 
     id: str
@@ -174,7 +177,7 @@ class Context(msgspec.Struct, kw_only=True):
     """The live context held more variables than its API shows."""
 
 
-class StoredProject(msgspec.Struct, kw_only=True):
+class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One project; its slug is the key in the state."""
 
     id: str
@@ -185,7 +188,7 @@ class StoredProject(msgspec.Struct, kw_only=True):
     variables: dict[str, Variable] = {}
 
 
-class MissedRead(msgspec.Struct, frozen=True, kw_only=True):
+class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A hole that the live world reported."""
 
     what: str
@@ -193,7 +196,7 @@ class MissedRead(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class StoredOrganization(msgspec.Struct, kw_only=True):
+class StoredOrganization(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One organization; its slug is the key in the state."""
 
     id: str
@@ -202,7 +205,7 @@ class StoredOrganization(msgspec.Struct, kw_only=True):
     holes: list[MissedRead] = []
 
 
-class CircleCiState(msgspec.Struct, kw_only=True):
+class CircleCiState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """All of CircleCI that the token can see."""
 
     host: str = "https://circleci.com"

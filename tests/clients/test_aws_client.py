@@ -10,7 +10,6 @@ import pytest
 from clients.scripted import error_of, everything_about, reply
 
 from playbook.clients.aws import connect
-from playbook.clients.budget import Budget
 from playbook.errors import AwsError, CredentialsError, Effect, UsageError
 from playbook.ports import KeyStatus
 from playbook.secret import Secret
@@ -39,7 +38,6 @@ def server(moto, monkeypatch):
 @pytest.fixture
 def aws(server):
     accounts = connect(case_id="case-1")
-    accounts.accounts[ONE]._budget = Budget(rate=10_000, most=10_000, burst=10_000)
     yield accounts.accounts[ONE]
     accounts.close()
 
@@ -317,7 +315,6 @@ def scripted_account(serve, monkeypatch, answers):
     for name, value in {"ENDPOINT_URL": server.url, "ACCESS_KEY_ID": "AKIA", "SECRET_ACCESS_KEY": "x"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     aws = connect(case_id="c").accounts[ONE]
-    aws._budget = Budget(rate=10_000, most=10_000, burst=10_000)
     server.arrived.clear()
     return aws, server
 
@@ -407,7 +404,7 @@ def test_cloudtrail_knows_our_request_by_its_tag(aws, server):
     aws.create_access_key("other", tag="case-1/18")
     (event,) = aws.key_creations("ci", LONG_AGO)
     assert event.key_id == made.key_id
-    assert "intent/case-1/17" in event.user_agent.split()
+    assert "case-1/17" in event.user_agent.split()
     assert event.source_address == "127.0.0.1"
     assert aws.key_creations("ci", datetime.now(UTC) + timedelta(hours=1)) == ()
 
@@ -418,7 +415,7 @@ def test_the_lost_key_is_attributed_too(aws, server):
     error_of(lambda: aws.create_access_key("ci", tag="case-1/19"), AwsError)
     (event,) = aws.key_creations("ci", LONG_AGO)
     assert [event.key_id] == list(server.keys(ONE, "ci"))
-    assert "intent/case-1/19" in event.user_agent.split()
+    assert "case-1/19" in event.user_agent.split()
 
 
 def test_trail_pages_are_followed(aws, server):
@@ -483,6 +480,7 @@ def test_an_outage_is_not_a_no(server):
     server.inject(Fault(operation="GetCallerIdentity", kind=FaultKind.DENY))
     error = error_of(lambda: accounts.identify(key), AwsError)
     assert error.code == "AccessDenied"
+    assert key.secret.reveal() not in everything_about(error)
 
 
 def test_regions_of_the_probe(aws, monkeypatch):
@@ -530,4 +528,4 @@ def test_lanes_write_side_by_side(aws, server):
     assert failed == []
     assert all(list(server.keys(ONE, f"ci-{number}")) == [made[number].key_id] for number in range(8))
     tags = {seen.parameters["UserName"]: seen.user_agent.split()[-1] for seen in sent(server, "CreateAccessKey")}
-    assert tags == {f"ci-{number}": f"intent/t/{number}" for number in range(8)}
+    assert tags == {f"ci-{number}": f"t/{number}" for number in range(8)}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from playbook.clients.budget import PAUSE_LIMIT_S, Budget
+from playbook.clients.budget import PAUSE_LIMIT_S, Budget, budget_towards
 
 
 class Clock:
@@ -128,3 +128,11 @@ def test_threads_never_share_a_turn():
         thread.join()
     assert len(slept) == len(set(slept)) == 8 * 50 - 2
     print(f"{len(slept)} waits, all different")
+
+
+def test_a_server_on_this_machine_starts_without_a_limit_and_may_set_one():
+    local = budget_towards(loopback=True, rate=2, most=2)
+    assert local.rate == 1000
+    local.throttled()
+    assert local.rate == 500
+    assert budget_towards(loopback=False, rate=2, most=2).rate == 2

@@ -62,12 +62,12 @@ def test_only_a_living_key_with_its_own_secret_signs(server):
 
 def test_a_session_signs_in_its_own_account_and_needs_its_token(server):
     sts = client_of(server, "sts", server.operator(ONE))
-    session = sts.assume_role(RoleArn=f"arn:aws:iam::{TWO}:role/ops", RoleSessionName="s")["Credentials"]
+    session = sts.assume_role(RoleArn=f"arn:aws:iam::{TWO}:role/ops", RoleSessionName="responder")["Credentials"]
     key = type("Key", (), {"key_id": session["AccessKeyId"]})
     good = client_of(server, "sts", key, session["SecretAccessKey"], session["SessionToken"])
     assert good.get_caller_identity()["Account"] == TWO
     bad = client_of(server, "sts", key, session["SecretAccessKey"], "another")
-    assert refusal(bad.get_caller_identity) == "SignatureDoesNotMatch"
+    assert refusal(bad.get_caller_identity) == "InvalidClientTokenId"
 
 
 def test_an_unsigned_request_is_refused(server):

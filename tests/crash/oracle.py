@@ -312,9 +312,12 @@ class Memory:
         self._descriptor = -1
         if path is not None:
             if path.exists():
-                for line in path.read_text().splitlines():
-                    self._take(*json.loads(line))
+                self.recall(path)
             self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def recall(self, path: Path) -> None:
+        for line in path.read_text().splitlines():
+            self._take(*json.loads(line))
 
     def note(self, what: str, *arguments: Any) -> None:
         self._take(what, *arguments)

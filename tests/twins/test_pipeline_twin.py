@@ -1,4 +1,4 @@
-"""A job resolves its environment as CircleCI does, and signs with what it finds: a canary fails where the real would."""
+"""A job resolves its environment as CircleCI does and signs with what it finds: a canary fails where the real would."""
 
 from __future__ import annotations
 
@@ -45,8 +45,6 @@ def test_half_a_pair_shadowed_does_not_belong_together_and_says_where_each_half_
 
 
 def test_a_torn_pair_works_in_neither_order_until_it_is_whole():
-    world = small_world()
-    made = world.aws[ACCOUNT].create_access_key("ci", tag="t")
     for order in (PAIR, PAIR[::-1]):
         world = small_world()
         made = world.aws[ACCOUNT].create_access_key("ci", tag="t")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import stat
 import threading
@@ -70,7 +69,7 @@ def test_every_write_and_every_sleep_is_in_the_file(tmp_path):
     assert again.pair_key(context(again), *PAIR) == made.key_id
     assert again.platforms().identify(made) is not None, "STS knows the secret by its digest"
     assert again.aws[ACCOUNT].last_used(made.key_id).at is not None
-    assert sorted(os.listdir(tmp_path)) == ["world.json"]
+    assert [item.name for item in tmp_path.iterdir()] == ["world.json"]
 
 
 def test_lags_go_on_over_a_restart(tmp_path):
@@ -183,4 +182,4 @@ def test_a_world_without_a_path_writes_nothing(tmp_path, monkeypatch):
     world = TwinWorld(small_state(), rng=random.Random(1))
     world.aws[ACCOUNT].create_access_key("ci", tag="t")
     world.clock.sleep(1)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []

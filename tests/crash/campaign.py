@@ -1,0 +1,288 @@
+"""Cases: a row of processes that die, then processes that may live, and the verdict over all of them.
+
+Cases run in worker processes that have imported everything and started no thread, one a core; each forks its children.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from playbook.journal import fold, recover
+from playbook.model import Recovery
+from playbook.ports import KeyStatus
+
+from crash.child import (
+    CASE,
+    EVENTS,
+    MEMORY,
+    PAIRS,
+    Conditions,
+    Part,
+    Report,
+    begin,
+    load_world,
+    run_child,
+)
+from crash.oracle import InvariantBroken, Oracle, broken
+from two_users import ACCOUNT
+
+RESUMES_MAX = 3
+"""Processes that may live before a case must have come to an end (L1)."""
+SUCCESS, WAITING, SOME_FAILED = 0, 11, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A world, and what each process in it meets; then come processes that meet nothing."""
+
+    conditions: Conditions = field(default_factory=Conditions)
+    parts: tuple[Part, ...] = ()
+    logged: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.conditions} {' | '.join(map(str, self.parts))}"
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """What became of a case."""
+
+    case: Case
+    invariant: str = ""
+    """The one that was broken; `bug` for an exception, `timeout` for no end."""
+    detail: str = ""
+    ended: int = -1
+    """The exit code that it first came to rest with."""
+    children: int = 0
+    killed: int = 0
+    checks: int = 0
+    troubles: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    instants: int = 0
+    """Of its last process."""
+    events: str = ""
+    """A digest over all events of all processes, when logged."""
+
+    @property
+    def clean(self) -> bool:
+        return not self.invariant
+
+    def __str__(self) -> str:
+        return f"{self.invariant or self.ended}: {self.detail} <- {self.case}"
+
+
+def scratch() -> Path:
+    """A new folder, in memory where the machine has such a place."""
+    shm = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="sweep-", dir=shm if shm.is_dir() and os.access(shm, os.W_OK) else None))
+
+
+class Trial:
+    """One case being tried."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.case = case
+        self.folder = folder
+        self.verdict = Verdict(case=case)
+        self.conditions = case.conditions
+        self._acknowledged = b""
+        self._number = 0
+
+    def run(self) -> Verdict:
+        begin(self.folder)
+        if self.case.logged:
+            (self.folder / EVENTS).touch()
+        try:
+            self._run()
+        except InvariantBroken as error:
+            self.verdict.invariant, self.verdict.detail = error.invariant, error.detail
+        if self.case.logged:
+            self.verdict.events = hashlib.sha256((self.folder / EVENTS).read_bytes()).hexdigest()
+        return self.verdict
+
+    def _run(self) -> None:
+        report = self._first_end()
+        self.verdict.ended, self.verdict.troubles = report.code, report.troubles
+        self.verdict.calls, self.verdict.instants = report.calls, report.instants
+        if report.code == WAITING:
+            self._check_stop(report)
+            self._decide_and_go_on()
+
+    def _first_end(self) -> Report:
+        """Run the processes that meet something, then ones that do not, until one comes to rest."""
+        report = Report(ended="killed")
+        for part in self.case.parts:
+            report = self._child(part)
+            if report.ended != "killed":
+                break
+        return self._rest(report)
+
+    def _rest(self, report: Report) -> Report:
+        for _ in range(RESUMES_MAX):
+            if report.ended == "exit" and report.code in {SUCCESS, WAITING}:
+                break
+            report = self._child(Part())
+        if report.ended != "exit" or report.code not in {SUCCESS, WAITING}:
+            broken("L1", f"no rest after {RESUMES_MAX} resumes: {report.ended} {report.code} {report.detail}")
+        if report.code == SUCCESS:
+            self._oracle().at_success()
+        return report
+
+    def _child(self, part: Part) -> Report:
+        report = run_child(self.folder, self.conditions, part, self._number)
+        self._number += 1
+        self.verdict.children += 1
+        self.verdict.checks += report.checks
+        self.verdict.killed += report.ended == "killed"
+        if report.ended == "broken":
+            broken(report.invariant, report.detail)
+        if report.ended in {"bug", "timeout"}:
+            broken(report.ended, report.detail)
+        if report.ended == "killed" and not part.kill_at and not part.faults:
+            broken("bug", "a process was killed that nobody killed")
+        self._check_journal(report)
+        self._oracle().check_state()
+        return report
+
+    def _oracle(self) -> Oracle:
+        """The oracle over what a kill leaves: the world's file and the whole records of the journal."""
+        journal = self.folder / CASE / "journal.jsonl"
+        content = journal.read_bytes() if journal.exists() else b""
+        world = load_world(self.folder, self.conditions, -1, ())
+        world.path = None
+        oracle = Oracle(world, PAIRS, journal, memory=None, durable=lambda: 0)
+        if (self.folder / MEMORY).exists():
+            oracle.memory.recall(self.folder / MEMORY)
+        oracle.ledger.advance(content.rfind(b"\n") + 1)
+        return oracle
+
+    def _check_journal(self, report: Report) -> None:
+        """I13 over the bytes: nothing acknowledged is ever lost, recovery is pure and finds nothing to do twice."""
+        journal = self.folder / CASE / "journal.jsonl"
+        content = journal.read_bytes() if journal.exists() else b""
+        if not content.startswith(self._acknowledged):
+            broken("I13", "what was acknowledged before is no longer at the journal's beginning")
+        whole = content.rfind(b"\n") + 1
+        if report.durable > whole:
+            broken("I13", f"{report.durable} bytes were acknowledged and {whole} are whole")
+        self._acknowledged = content[: report.durable]
+        once = recover(content)
+        if once.length != whole or once.torn != content[whole:]:
+            broken("I13", f"recovery keeps {once.length} of {whole} whole bytes")
+        twice = recover(content[: once.length])
+        if twice.records != once.records or twice.head != once.head or twice.torn:
+            broken("I13", "recovering what was recovered finds something else")
+        if fold(once.records) != fold(once.records):
+            broken("I13", "two folds of the same records differ")
+
+    def _check_stop(self, report: Report) -> None:
+        """A stop for a human must have its reason in the world (L1), and leave nothing on for nothing (I6b)."""
+        oracle = self._oracle()
+        oracle.at_stop()
+        strangers = oracle.seen_strangers()
+        said = " ".join(trouble["reason"] for trouble in report.troubles)
+        unnamed = [key for key in strangers if key not in said]
+        if unnamed:
+            broken("I16", f"the stop does not name the stranger's key {unnamed[0]}: {said}")
+        for trouble in report.troubles:
+            if not self._has_reason(oracle, trouble["cause"], strangers):
+                broken("L1", f"it stops without need: {trouble}")
+
+    def _has_reason(self, oracle: Oracle, cause: str, strangers: set[str]) -> bool:
+        if cause in {"waits", "not-begun"}:
+            return True
+        if cause == "lost-secret":
+            stored = oracle.truth.stored().values()
+            ours = {key.id for key in oracle.truth.ours()}
+            return self.conditions.policy == Recovery.STOP and any(item.id_of in ours for item in stored)
+        meddled = bool(strangers or oracle.memory.foreign_puts or self._strangers("off-new"))
+        return cause == "conflict" and (meddled or self.conditions.trail_denied)
+
+    def _strangers(self, what: str) -> bool:
+        return any(stranger.what == what for part in self.case.parts for stranger in part.strangers)
+
+    def _decide_and_go_on(self) -> None:
+        """Resume again (a stop must bear that), then do what a human would, and see it end well."""
+        self._rest(self._child(Part()))
+        oracle = self._oracle()
+        if oracle.memory.foreign_puts or self._strangers("off-new"):
+            return  # what is right then, only the stranger can say
+        world = load_world(self.folder, self.conditions, self._number, ())
+        for key_id in oracle.memory.strangers:
+            world.foreign_set_status(ACCOUNT, key_id, None)
+        if self.conditions.trail_denied:
+            self._attribute_by_hand(oracle, world)
+        if self.conditions.policy == Recovery.STOP:
+            self.conditions = replace(self.conditions, policy=Recovery.REWRITE_SWITCHED.value)
+        report = self._rest(self._child(Part()))
+        if report.code != SUCCESS:
+            broken("L1", f"decided by a human, and still it stops: {report.troubles}")
+
+    def _attribute_by_hand(self, oracle: Oracle, world: Any) -> None:
+        """Somebody looks into CloudTrail with other rights and deletes what no sink holds."""
+        held = {item.id_of for item in oracle.truth.stored().values()}
+        for key in oracle.truth.ours():
+            if key.id not in held:
+                world.foreign_set_status(ACCOUNT, key.id, KeyStatus.INACTIVE)
+                world.foreign_set_status(ACCOUNT, key.id, None)
+
+
+def try_case(case: Case) -> Verdict:
+    """Run one case in a folder of its own."""
+    folder = scratch()
+    try:
+        return Trial(case, folder).run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+def jobs() -> int:
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
+
+
+def try_all(cases: Sequence[Case]) -> Iterator[Verdict]:
+    """Try many cases on all cores; verdicts come in the cases' order."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs(), mp_context=context, initializer=_settle) as pool:
+        yield from pool.map(try_case, cases, chunksize=max(1, min(16, len(cases) // (4 * jobs()) or 1)))
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Counts over many verdicts, to be printed."""
+
+    cases: int = 0
+    children: int = 0
+    killed: int = 0
+    checks: int = 0
+    ended: Counter[int] = field(default_factory=Counter)
+    failures: list[Verdict] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict]) -> Tally:
+        tally = cls()
+        for verdict in verdicts:
+            tally.cases += 1
+            tally.children += verdict.children
+            tally.killed += verdict.killed
+            tally.checks += verdict.checks
+            tally.ended[verdict.ended] += 1
+            if not verdict.clean:
+                tally.failures.append(verdict)
+        return tally

@@ -1,0 +1,424 @@
+"""One process of one case: forked, watched by the oracle at every event, killed at one of them, and reported.
+
+The twin keeps its state and its clock in `world.json`, and the journal is the case's own: nothing else reaches the
+next process. An *instant* is a place where the process can die: before and after every remote call, and before, in the
+middle and after the bytes of every journal write. Instants are numbered in the order in which they are met.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import random
+import select
+import signal
+import struct
+import threading
+import time
+import traceback
+from concurrent.futures import Executor, Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from playbook.engine import Engine
+from playbook.errors import PlaybookError
+from playbook.journal import Disk, Journal, this_host
+from playbook.model import Recovery
+from playbook.ports import KeyStatus, Waits
+from playbook.records import AnyRecord, Opened
+from playbook.twins.faults import Call, Faults
+from playbook.twins.switches import FreshTail, Switches
+from playbook.twins.world import TwinWorld
+
+from crash.baton import Baton
+from crash.mutants import MUTANTS
+from crash.oracle import InvariantBroken, Oracle, Pair, pairs_of
+from steps import PLAYBOOK
+from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
+
+TIMEOUT_S = 60
+WORLD = "world.json"
+MEMORY = "memory.jsonl"
+EVENTS = "events.log"
+CASE = "case"
+LAGS = {
+    "none": {"sts_lag_s": 0, "off_lag_s": 0, "list_lag_s": 0, "tail_lag_s": 0, "trail_lag_s": 0},
+    "short": {},
+    "long": {"sts_lag_s": 25, "off_lag_s": 25, "list_lag_s": 25, "tail_lag_s": 25, "trail_lag_s": 200},
+}
+"""Short is the twins' default: seconds for IAM and CircleCI, two minutes for CloudTrail. Long outlasts the proof."""
+PAIRS: tuple[Pair, ...] = pairs_of(two_users(), PAIR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """The world of a case, and how its engine runs."""
+
+    strategy: str = "replace"
+    policy: str = Recovery.STOP.value
+    lag: str = "short"
+    stale: bool = False
+    """A list shows the old tail while it lags, not none."""
+    trail_denied: bool = False
+    parallel: int = 1
+    pilot: int = 1
+    mutant: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """Somebody else acts, just before our remote call number `at` (counted from 1 in that process)."""
+
+    at: int
+    what: str
+    """`key`: mints one; `put-old`, `put-unknown`: writes into a sink; `off-new`: switches our new key off."""
+    where: str = "ci-deploy"
+    """A user, or a sink's id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one process of a case meets."""
+
+    kill_at: int = 0
+    """The instant at which it is killed; 0: never."""
+    power: bool = False
+    """The machine dies, not only the process: what was not synced is gone."""
+    faults: tuple[str, ...] = ()
+    strangers: tuple[Stranger, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Report:
+    """How one process ended."""
+
+    ended: str
+    """`killed`, `exit`, `error` (one of ours, with an exit code), `broken` (an invariant), `bug` or `timeout`."""
+    code: int = -1
+    detail: str = ""
+    invariant: str = ""
+    troubles: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    """Operation and target of every remote call, if the process lived to tell."""
+    instants: int = 0
+    checks: int = 0
+    durable: int = 0
+
+
+class Shared:
+    """Four numbers that the parent can read after the child is dead."""
+
+    INSTANTS, DURABLE, CHECKS = range(3)
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, 64)
+
+    def __getitem__(self, slot: int) -> int:
+        return int(struct.unpack_from("q", self._map, slot * 8)[0])
+
+    def __setitem__(self, slot: int, value: int) -> None:
+        struct.pack_into("q", self._map, slot * 8, value)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+class Instants:
+    """Counts the instants of this process and dies at one of them."""
+
+    def __init__(self, part: Part, shared: Shared, log: int) -> None:
+        self._part = part
+        self._shared = shared
+        self._log = log
+        self.before_death = lambda: None
+
+    def is_last(self, what: str) -> bool:
+        """Count one instant; say whether the process is to die here."""
+        number = self._shared[Shared.INSTANTS] + 1
+        self._shared[Shared.INSTANTS] = number
+        if self._log >= 0:
+            os.write(self._log, f"{threading.current_thread().name} {what}\n".encode())
+        return number == self._part.kill_at
+
+    def met(self, what: str) -> None:
+        if self.is_last(what):
+            self.die()
+
+    def die(self) -> NoReturn:
+        if self._part.power:
+            self.before_death()
+        os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            signal.pause()
+
+
+class WatchedDisk(Disk):
+    """A disk without a medium: SIGKILL spares the page cache. It can die in a write, and knows what a sync covered."""
+
+    def __init__(self, instants: Instants, shared: Shared, baton: Baton | None) -> None:
+        self._instants = instants
+        self._shared = shared
+        self._baton = baton
+        self._descriptor = -1
+        instants.before_death = self._lose_what_was_not_synced
+
+    @property
+    def durable(self) -> int:
+        return self._shared[Shared.DURABLE]
+
+    def opened(self, descriptor: int) -> None:
+        """Recovery has synced whatever it left."""
+        self._descriptor = descriptor
+        self._shared[Shared.DURABLE] = os.fstat(descriptor).st_size
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        self._instants.met("write")
+        if self._instants.is_last("half written"):
+            os.write(descriptor, data[: len(data) // 2])
+            self._instants.die()
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        covered = os.fstat(descriptor).st_size
+        self._instants.met("written")
+        if self._baton is not None:
+            self._baton.pass_on()
+        self._shared[Shared.DURABLE] = covered
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        self._instants.met("cut")
+        os.ftruncate(descriptor, length)
+        self._instants.met("has cut")
+
+    def _lose_what_was_not_synced(self) -> None:
+        if self._descriptor >= 0:
+            os.ftruncate(self._descriptor, self.durable)
+
+
+class WatchedJournal(Journal):
+    """Tells the oracle of every append that returned."""
+
+    oracle: Oracle | None = None
+    judged: Any = None
+
+    def append(self, record: AnyRecord) -> int:
+        seq = super().append(record)
+        if self.oracle is not None:
+            with self.judged():
+                self.oracle.appended(seq)
+        return seq
+
+
+class OneAfterAnother(Executor):
+    """A pool of one thread, which is the caller's."""
+
+    def __init__(self, width: int) -> None:
+        assert width == 1
+
+    def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except BaseException as error:  # noqa: BLE001  # a future carries whatever was raised
+            future.set_exception(error)
+        return future
+
+
+class _Judged(AbstractContextManager[None]):
+    """Ends the process at the first broken invariant, before anything can swallow it."""
+
+    def __init__(self, tell: Any) -> None:
+        self._tell = tell
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+        if isinstance(error, InvariantBroken):
+            self._tell(Report(ended="broken", invariant=error.invariant, detail=error.detail))
+
+
+def switches_of(conditions: Conditions) -> Switches:
+    return Switches(
+        **LAGS[conditions.lag],
+        trail_denied=conditions.trail_denied,
+        fresh_tail=FreshTail.OLD if conditions.stale else FreshTail.NOTHING,
+    )
+
+
+def load_world(folder: Path, conditions: Conditions, number: int, faults: tuple[str, ...]) -> TwinWorld:
+    rng = random.Random(f"{conditions.seed}/{number}")
+    return TwinWorld.load(folder / WORLD, switches=switches_of(conditions), faults=Faults(faults), rng=rng)
+
+
+def begin(folder: Path) -> None:
+    """Lay out a new case: the world as it is before anything happens."""
+    TwinWorld(two_users(), path=folder / WORLD)
+
+
+class _Child:
+    """The life of the process, from its fork to its report."""
+
+    def __init__(self, folder: Path, conditions: Conditions, part: Part, number: int, shared: Shared, pipe: int):
+        self._folder = folder
+        self._conditions = conditions
+        self._part = part
+        self._shared = shared
+        self._pipe = pipe
+        self._calls: list[str] = []
+        log = -1
+        if (folder / EVENTS).exists():
+            log = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND)
+        self._instants = Instants(part, shared, log)
+        self._world = load_world(folder, conditions, number, part.faults)
+        self._baton = Baton(f"{conditions.seed}/{number}/lanes") if conditions.parallel > 1 else None
+        self._oracle: Oracle | None = None
+
+    def tell(self, report: Report) -> NoReturn:
+        """Report and be gone."""
+        report.calls = self._calls
+        report.checks = self._oracle.checks if self._oracle is not None else 0
+        content = json.dumps(report.__dict__).encode()
+        while content:
+            content = content[os.write(self._pipe, content) :]
+        os._exit(0)
+
+    def live(self) -> NoReturn:
+        try:
+            self._run()
+        except InvariantBroken as error:
+            self.tell(Report(ended="broken", invariant=error.invariant, detail=error.detail))
+        except PlaybookError as error:
+            detail = f"{type(error).__name__}: {error.message}"
+            self.tell(Report(ended="error", code=int(error.exit_code), detail=detail))
+        except BaseException:  # noqa: BLE001  # whatever it is, the parent must hear of it
+            self.tell(Report(ended="bug", detail=traceback.format_exc()))
+
+    def _run(self) -> NoReturn:
+        disk = WatchedDisk(self._instants, self._shared, self._baton)
+        journal = WatchedJournal.open(self._folder / CASE, disk=disk, now=self._world.clock.now)
+        disk.opened(journal._descriptor)
+        if self._baton is not None:
+            journal._condition = self._baton.condition()
+        self._oracle = journal.oracle = Oracle(
+            self._world,
+            PAIRS,
+            self._folder / CASE / "journal.jsonl",
+            memory=self._folder / MEMORY,
+            durable=lambda: disk.durable,
+        )
+        journal.judged = self._judged
+        self._world.on_call = self._on_call
+        if journal.state.opened is None:
+            journal.append(Opened(case="sweep", tool="sweep", mode="rehearsal", host=this_host()))
+        engine = Engine(
+            journal,
+            self._world.platforms(),
+            Answers(strategy=self._conditions.strategy, lost=Recovery(self._conditions.policy)),
+            waits=Waits(),
+            parallel=self._conditions.parallel,
+            pilot=self._conditions.pilot,
+            executor=self._baton.executor if self._baton is not None else OneAfterAnother,
+        )
+        # The inventory's reads are no lanes; side by side they would add nothing but chance.
+        engine.world._parallel = 1
+        with self._baton.scheduling() if self._baton is not None else nullcontext():
+            outcome = engine.run(PLAYBOOK)
+        troubles = [
+            {
+                "key": trouble.action.key,
+                "reason": trouble.reason,
+                "cause": trouble.cause,
+                "failed": trouble.failed,
+            }
+            for trouble in outcome.troubles
+        ]
+        self.tell(Report(ended="exit", code=int(outcome.exit_code), troubles=troubles))
+
+    def _judged(self) -> _Judged:
+        return _Judged(self.tell)
+
+    def _on_call(self, call: Call, moment: str) -> None:
+        assert self._oracle is not None
+        what = f"{moment} {call.operation} {call.target}"
+        if moment == "before":
+            if self._baton is not None:
+                self._baton.pass_on()
+            self._calls.append(f"{call.operation} {call.target}")
+            self._instants.met(what)
+            for stranger in self._part.strangers:
+                if stranger.at == len(self._calls):
+                    act_as(stranger, self._world, self._oracle)
+            with self._judged():
+                self._oracle.before_call(call)
+        else:
+            with self._judged():
+                self._oracle.after_call(call)
+            self._instants.met(what)
+            if self._baton is not None:
+                self._baton.pass_on()
+
+
+def act_as(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
+    """Do what the stranger does, and let the oracle know what no journal of ours will say."""
+    now = world.clock.now().timestamp()
+    if stranger.what == "key":
+        key_id = world.foreign_create_key(ACCOUNT, stranger.where)
+        oracle.memory.note("stranger", key_id, f"{ACCOUNT}/{stranger.where}", now)
+    elif stranger.what == "off-new":
+        for key in oracle.truth.ours(f"{ACCOUNT}/{stranger.where}"):
+            world.foreign_set_status(ACCOUNT, key.id, KeyStatus.INACTIVE)
+    else:
+        pair = oracle.pairs[stranger.where]
+        if stranger.what == "put-old":
+            world.foreign_put_pair(pair.sink, OLD[pair.user], pair.id_variable, pair.secret_variable)
+        else:
+            world.foreign_put(pair.sink, pair.id_variable, "AKIASTRANGERSTRANGER")
+            world.foreign_put(pair.sink, pair.secret_variable, "a stranger's secret of forty characters!")
+        oracle.memory.note("foreign-put", stranger.where, world.clock.now().timestamp())
+
+
+def run_child(folder: Path, conditions: Conditions, part: Part, number: int) -> Report:
+    """Fork one process of a case and wait for its end. The caller must not have started a thread."""
+    assert threading.active_count() == 1, "a child is forked before any thread is started"
+    shared = Shared()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        try:
+            if conditions.mutant:
+                MUTANTS[conditions.mutant].patch()
+            _Child(folder, conditions, part, number, shared, writing).live()
+        finally:
+            os._exit(99)
+    os.close(writing)
+    content, late = _read(reading)
+    if late:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if late:
+        report = Report(ended="timeout", detail=f"no end after {TIMEOUT_S} s")
+    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        report = Report(ended="killed")
+    elif content:
+        report = Report(**json.loads(content))
+    else:
+        report = Report(ended="bug", detail=f"ended with status {status} and said nothing")
+    report.instants, report.durable = shared[Shared.INSTANTS], shared[Shared.DURABLE]
+    shared.close()
+    return report
+
+
+def _read(descriptor: int) -> tuple[bytes, bool]:
+    content, deadline = b"", time.monotonic() + TIMEOUT_S
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while True:
+            ready, _, _ = select.select([file], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                return content, True
+            piece = file.read(65536)
+            if not piece:
+                return content, False
+            content += piece

@@ -1,0 +1,139 @@
+"""The shipped worlds hold together: dates, tails, places, and answers for every one of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections import Counter
+
+import msgspec
+import pytest
+
+from playbook.correlate import StoredVariable, correlate
+from playbook.errors import UsageError
+from playbook.model import Confidence, Severity, Strategy
+from playbook.ports import KeyStatus
+from playbook.twins.circleci import context_sink
+from playbook.twins.pipeline import project_sink
+from playbook.twins.scenario import load, names, state_from_text
+from playbook.twins.world import TwinWorld
+
+
+def collected(world):
+    """The world as the inventory reads it."""
+    organizations = world.circleci.organizations()
+    sinks = [sink for item in organizations for sink in world.circleci.contexts(item)]
+    sinks += [project_sink(item) for item in world.state.circleci.projects.values()]
+    stored = [
+        StoredVariable(sink=sink, variable=item) for sink in sinks for item in world.circleci.variables(sink).items
+    ]
+    keys = [key for aws in world.aws.values() for user in aws.users() for key in aws.access_keys(user.name).keys]
+    return sinks, stored, keys
+
+
+@pytest.fixture(params=names())
+def scenario(request):
+    return load(request.param)
+
+
+def test_small_is_what_it_says():
+    world = TwinWorld(load("small").state)
+    _, stored, keys = collected(world)
+    circleci = world.state.circleci
+    assert (len(circleci.contexts), len(circleci.projects), len(world.aws), len(keys)) == (3, 5, 2, 7)
+    found = correlate(stored, keys)
+    places = Counter(match.key.id for match in found.matches if match.key is not None)
+    assert sorted(places.values()) == [1, 1, 1, 1, 3], "one key in three places"
+    per_user = Counter((key.account, key.user) for key in keys)
+    assert [user for user, count in per_user.items() if count == 2] == [("111122223333", "terraform")]
+    assert sum(1 for key in keys if (key.account, key.user) == ("111122223333", "terraform") and places[key.id]) == 1
+    assert [match.stored.variable.name for match in found.matches if match.key is None] == ["PARTNER_AWS_ACCESS_KEY_ID"]
+    (legacy,) = [key for key in keys if key.user == "legacy-uploader"]
+    assert not places[legacy.id]
+    assert world.aws[legacy.account].last_used(legacy.id).at is None
+    assert {"NPM_TOKEN", "DOCKERHUB_PASSWORD"} <= {item.variable.name for item in found.others}
+    assert "AWS_DEFAULT_REGION" not in {item.variable.name for item in found.others}
+    assert {match.confidence for match in found.matches if match.key is not None} == {Confidence.STRONG}
+
+
+def test_every_pair_of_a_known_key_works_and_was_written_soon_after_it_was_made(scenario):
+    world = TwinWorld(scenario.state)
+    _, stored, keys = collected(world)
+    for match in correlate(stored, keys).matches:
+        if match.key is None:
+            continue
+        sink, variable = match.stored.sink, match.stored.variable
+        assert world.works(sink, variable.name, match.secret_name), variable.name
+        written = variable.updated_at or variable.created_at
+        assert 0 < (written - match.key.created_at).total_seconds() < 1200, variable.name
+        used = world.aws[match.key.account].last_used(match.key.id).at
+        assert used is None or match.key.created_at < used < world.clock.now()
+    for item in stored:
+        assert item.variable.created_at <= (item.variable.updated_at or item.variable.created_at) < world.clock.now()
+
+
+def test_a_scenario_is_the_same_world_each_time_and_holds_no_value(scenario):
+    again = load(scenario.name)
+    assert again.state == scenario.state
+    text = msgspec.json.encode(scenario.state).decode()
+    assert 'sha256":"' not in text
+    assert all(re.fullmatch(r"AKIA[A-Z2-7]{16}", key) for item in scenario.state.accounts.values() for key in item.keys)
+    world = TwinWorld(scenario.state)
+    assert all(key.status is KeyStatus.ACTIVE for _, _, keys in [collected(world)] for key in keys)
+
+
+def test_the_answers_answer_every_question_of_their_world(scenario):
+    answers = tomllib.loads(scenario.answers)
+    world = TwinWorld(scenario.state)
+    _, stored, keys = collected(world)
+    found = correlate(stored, keys)
+    Severity(answers["incident"]["severity"])
+    assert set(answers["circleci"]["organizations"]) == set(scenario.state.circleci.organizations)
+
+    def first(entries, subject):
+        fits = lambda match: all(  # noqa: E731
+            name in subject and re.fullmatch(re.escape(text).replace(r"\*", ".*"), subject[name])
+            for name, text in match.items()
+        )
+        return next((entry for entry in entries if fits(entry["match"])), None)
+
+    for key in keys:
+        entry = first(answers["keys"], {"user": key.user, "account": key.account, "id": key.id})
+        assert entry is not None, key
+        assert Strategy(entry["strategy"]) is not Strategy.KEEP or entry["reason"]
+    others = [*found.others, *(match.stored for match in found.matches if match.key is None)]
+    for item in others:
+        entry = first(answers["variables"], {"name": item.variable.name, item.sink.kind.value: item.sink.name})
+        assert entry is not None, item
+        source = entry["value_from"]
+        assert source.startswith(("env:", "file:", "prompt")) or (source == "keep" and entry["reason"])
+
+
+def test_a_scenario_that_does_not_exist_names_those_that_do():
+    with pytest.raises(UsageError) as caught:
+        load("../small")
+    assert "small" in caught.value.remedy
+
+
+HEAD = "title = 'a'\nnow = 2026-01-01T00:00:00Z\nlogin = 'me'\naccounts = []\norganizations = []\n"
+TYPO = "[[projects]]\nslug = 'gh/a/b'\nvariables = [{ name = 'A', id_of = 'typo', written = 2026-01-01T00:00:00Z }]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("title = 1", "cannot be read"), (HEAD + "more = 1", "more"), (HEAD + TYPO, "typo")]
+)
+def test_a_scenario_with_a_mistake_is_refused_in_a_sentence(text, message):
+    with pytest.raises(UsageError, match=message):
+        state_from_text("mine", text)
+
+
+def test_restrictions_name_the_projects_they_let_in():
+    world = TwinWorld(load("small").state)
+    production = next(item for item in world.state.circleci.contexts.values() if item.name == "aws-production")
+    (first, second) = world.circleci.restrictions(context_sink(production))
+    projects = world.state.circleci.projects
+    assert {first.value, second.value} == {projects["gh/acme/api"].id, projects["gh/acme/web"].id}
+    assert world.circleci.run_pipeline("gh/acme/web", ["aws-production"]).passed
+    assert not world.circleci.run_pipeline("gh/acme/mobile", ["aws-production"]).passed
+    assert json.loads(msgspec.json.encode(world.state))["version"] == 1
