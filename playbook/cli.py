@@ -44,15 +44,15 @@ def _refuse_strangers() -> None:
     """Both packages must be ours: a folder called `steps` in the working directory would run with our credentials."""
     if not __debug__:
         raise UsageError("Python runs with -O, which switches safety checks off.", remedy="Run it without -O.")
-    import playbook  # noqa: PLC0415  # asked where it came from
-    import steps  # noqa: PLC0415  # as above
+    from importlib.util import find_spec  # noqa: PLC0415  # looks, without running what it finds
 
-    homes = {Path(str(module.__file__)).resolve().parent.parent for module in (playbook, steps)}
+    origins = [spec.origin for name in ("playbook", "steps") if (spec := find_spec(name)) is not None and spec.origin]
+    homes = {Path(origin).resolve().parent.parent for origin in origins}
     here = Path.cwd().resolve()
     # An editable install lives in a checkout, which may be the working directory: then it must be ours by name.
     project = here / "pyproject.toml"
     ours = project.is_file() and f'name = "{NAME}"' in project.read_text(encoding="utf-8", errors="replace")
-    if len(homes) != 1 or (here in homes and not ours):
+    if len(origins) != 2 or len(homes) != 1 or (here in homes and not ours):  # noqa: PLR2004  # the two packages
         raise UsageError(
             "Python found another package called `playbook` or `steps` than this program's own. Nothing was done.",
             remedy="Start it from another folder, without PYTHONPATH, from an installation of its own (pipx, uv tool).",

@@ -135,7 +135,7 @@ def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
         line = json.dumps({**head, "event": str(event.get("event"))[:TEXT_MAX], "left_out": len(line)})
     redacted = _redactor.redact(line)
     if redacted != line and not _is_json(redacted):
-        # What was blacked out reached into an escape sequence or a name: a line that no reader could read is worth less.
+        # What was blacked out reached into an escape sequence or the line's own names: no reader could take it in.
         return _redactor.redact(json.dumps({**head, "event": "a line that could not be written"}))
     return redacted
 

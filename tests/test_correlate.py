@@ -102,11 +102,22 @@ def test_any_prefix_and_suffix_goes_to_both_names(prefix: str, suffix: str) -> N
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "AWS_REGION AWS_DEFAULT_REGION PROD_AWS_REGION AWS_REGION_EU TF_VAR_aws_region AWS_ACCOUNT_ID aws_account_id "
-        "AWS_ROLE_ARN AWS_PROFILE AWS_ECR_REGISTRY_ID AWS_ECR_ACCOUNT_URL AWS_RESOURCE_NAME_PREFIX AWS_DEFAULT_OUTPUT "
-        "AWS_PAGER"
-    ).split(),
+    [
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "PROD_AWS_REGION",
+        "AWS_REGION_EU",
+        "TF_VAR_aws_region",
+        "AWS_ACCOUNT_ID",
+        "aws_account_id",
+        "AWS_ROLE_ARN",
+        "AWS_PROFILE",
+        "AWS_ECR_REGISTRY_ID",
+        "AWS_ECR_ACCOUNT_URL",
+        "AWS_RESOURCE_NAME_PREFIX",
+        "AWS_DEFAULT_OUTPUT",
+        "AWS_PAGER",
+    ],
 )
 def test_a_setting_is_no_secret(name: str) -> None:
     found = correlate([stored(name, "st-1")], [key()])
@@ -115,10 +126,12 @@ def test_a_setting_is_no_secret(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "AWS_ACCOUNT_ACCESS_KEY_ID AWS_PROFILE_PROD_ACCESS_KEY_ID AWS_REGION_EU_AWS_ACCESS_KEY_ID "
-        "aws_account_access_key"
-    ).split(),
+    [
+        "AWS_ACCOUNT_ACCESS_KEY_ID",
+        "AWS_PROFILE_PROD_ACCESS_KEY_ID",
+        "AWS_REGION_EU_AWS_ACCESS_KEY_ID",
+        "aws_account_access_key",
+    ],
 )
 def test_an_id_whose_name_also_speaks_of_a_setting_is_not_overlooked(name: str) -> None:
     assert not NOT_SECRET.fullmatch(name)

@@ -209,7 +209,7 @@ def test_a_living_secret_is_blacked_out_in_every_form(folder, value):
 
     for name, text in forms.items():
         logger.info(name, said=f"before {text} after", inside={"list": [text]})
-        logger.info("in the event: " + text)
+        logger.info("in the event: %s", text)
         logger.info("as a name", **{text: 1})
 
     content = (folder / "log.jsonl").read_text()

@@ -39,6 +39,11 @@ def console_to_stderr() -> Console:
     return Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 
+def ask_secret(prompt: str, *, prompts: Prompts | None = None) -> Secret:
+    """Take a secret at the terminal without showing it."""
+    return (prompts or Prompts()).hidden(prompt)
+
+
 class Wizard:
     """Asks a person at a terminal; Ctrl-C raises `KeyboardInterrupt`, and what was answered before is kept."""
 
@@ -68,10 +73,6 @@ class Wizard:
                 return [fit(question, answer) for question, answer in zip(questions, answers, strict=True)]
             changed = self._change(chosen, questions, answers)
             rows = changed if len(questions) > ROWS_SHOWN_AGAIN else list(range(len(questions)))
-
-    def ask_secret(self, prompt: str) -> Secret:
-        """Take a secret without showing it."""
-        return self._prompts.hidden(prompt)
 
     def _ask(self, question: Question[T]) -> T:
         check = _checker(question)

@@ -11,7 +11,7 @@ from clients.scripted import error_of, everything_about, reply
 
 from playbook.clients.aws import connect
 from playbook.errors import AwsError, CredentialsError, Effect, UsageError
-from playbook.ports import KeyStatus
+from playbook.ports import Identity, KeyStatus
 from playbook.secret import Secret
 from playbook.twins.moto_server import Fault, FaultKind, MotoServer
 
@@ -505,6 +505,20 @@ def test_all_regions_must_agree(server, monkeypatch):
     assert asked == ["us-east-1", "us-west-2"]
     monkeypatch.setattr(
         opened, "probe", lambda credential, region: probe(credential, region) if "east" in region else None
+    )
+    assert accounts.identify(key) is None
+
+
+def test_regions_that_disagree_name_nobody(server, monkeypatch):
+    accounts = connect(case_id="c")
+    server.add_user(ONE, "ci")
+    key = server.add_key(ONE, "ci")
+    monkeypatch.setattr(accounts, "overrides", ())
+    names = {"us-east-1": "ci", "us-west-2": "other"}
+    monkeypatch.setattr(
+        accounts._opened[ONE],
+        "probe",
+        lambda _, region: Identity(account=ONE, arn=f"arn:aws:iam::{ONE}:user/{names[region]}"),
     )
     assert accounts.identify(key) is None
 

@@ -24,7 +24,7 @@ from playbook.errors import UsageError
 from playbook.model import Action, Choice, Finding, Observation, Plan, Question, Recourse, Recovery, Status, Trouble
 from playbook.operators import tables
 from playbook.operators.prompts import Prompts, Terminal, open_terminal
-from playbook.operators.wizard import Wizard, _rows, console_to_stderr
+from playbook.operators.wizard import Wizard, _rows, ask_secret, console_to_stderr
 from playbook.ports import display
 from playbook.secret import Secret
 
@@ -220,7 +220,7 @@ def test_pasted_newlines_do_not_end_up_in_a_text(desk):
 
 
 def test_a_secret_is_taken_hidden_and_without_the_newline_that_ends_a_paste(desk):
-    secret = desk.type(ENTER + "\x1b[200~tok123\n\x1b[201~" + ENTER).ask_secret("New value (hidden):")
+    secret = ask_secret("New value (hidden):", prompts=desk.type(ENTER + "\x1b[200~tok123\n\x1b[201~" + ENTER)._prompts)
 
     assert isinstance(secret, Secret)
     assert secret.is_same_as(Secret("tok123"))
@@ -238,7 +238,7 @@ def test_ctrl_c_interrupts_every_kind_of_prompt(desk):
         with pytest.raises(KeyboardInterrupt):
             desk.type(CTRL_C).answer(question(**({"answer_key": "x.y", "proposal": None} | more)))
     with pytest.raises(KeyboardInterrupt):
-        desk.type(CTRL_C).ask_secret("?")
+        ask_secret("?", prompts=desk.type(CTRL_C)._prompts)
 
 
 def test_a_prompt_leaves_the_handler_of_sigint_as_it_was(desk):
