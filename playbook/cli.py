@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from playbook.secret import Secret
 
 NAME: Final = "rotation-playbook"
+KINDS: Final = ("context-variable", "project-variable")
+"""The kinds of secret that `inventory` reads; naming another one must not look like finding none."""
+_PATHS: Final = frozenset({"answers", "circleci_token_file"})
+"""The settings that are files."""
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -150,11 +154,15 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _waits(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, int]:
+    from playbook.ports import Waits  # noqa: PLC0415  # not for --help
+
     waits = {}
     for value in values:
         name, _, seconds = value.partition("=")
-        if not seconds.isdigit():
+        if not (seconds.isascii() and seconds.isdecimal()):
             raise click.BadParameter(f"{value!r} is not NAME=SECONDS")
+        if name not in Waits.__dataclass_fields__:
+            raise click.BadParameter(f"there is no wait {name!r}; use one of {', '.join(Waits.__dataclass_fields__)}")
         waits[name] = int(seconds)
     return waits
 
@@ -212,7 +220,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are settings and were given."""
     from playbook.modes import Settings  # noqa: PLC0415  # not for --help
 
-    return {name: value for name, value in options.items() if name in Settings.__dataclass_fields__ and value}
+    given = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__ and value}
+    # `resume` may be called from another folder.
+    return given | {name: str(Path(given[name]).absolute()) for name in _PATHS & given.keys()}
 
 
 def _attended(options: Mapping[str, Any]) -> bool:
@@ -285,7 +295,7 @@ def _known_cases() -> list[tuple[Path, State]]:
 def _find_case(name: str | None) -> Path:
     if name is not None:
         named = Path(name)
-        return named if named.exists() or os.sep in name else _cases_folder() / name
+        return named.absolute() if named.exists() or os.sep in name else _cases_folder() / name
     unfinished = [path for path, state in _known_cases() if state.sealed is None and state.opened is not None]
     if not unfinished:
         raise UsageError(
@@ -418,7 +428,7 @@ def rehearse(context: click.Context, /, **options: Any) -> None:
         parse(fault)
     operator, approval = _operator_and_approval(screen, options, shipped=scenario.answers)
     settings = Settings.from_json(_given(options))
-    folder = Path(options["folder"]) if options["folder"] else _new_case_folder()
+    folder = Path(options["folder"]).absolute() if options["folder"] else _new_case_folder()
     screen.say("REHEARSAL: a made-up organisation in memory; nothing live is touched.", "bold")
     journal = open_case(folder, Mode.REHEARSAL, settings)
     try:
@@ -447,7 +457,7 @@ def run(context: click.Context, /, **options: Any) -> None:
     screen = Screen()
     operator, approval = _operator_and_approval(screen, options)
     settings = _settings(options)
-    folder = Path(options["folder"]) if options["folder"] else _new_case_folder()
+    folder = Path(options["folder"]).absolute() if options["folder"] else _new_case_folder()
     mode = Mode.DRY_RUN if options["dry_run"] else Mode.LIVE
     journal = open_case(folder, mode, settings)
     try:
@@ -529,7 +539,7 @@ def resume(context: click.Context, /, **options: Any) -> None:
             settings = replace(kept, inject=())
             shipped = load(kept.scenario).answers
         else:
-            settings = replace(kept, **_given(options))
+            settings = _settings({**kept.to_json(), **_given(options)})
             shipped = None
         if settings.answers and not options["answers"] and not _attended(options):
             options["answers"] = settings.answers
@@ -667,7 +677,7 @@ def report(case: str | None, form: str) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the result."
 )
-@click.option("--kind", "kinds", multiple=True, help="Limit it to a kind of secret; repeatable.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Limit it to a kind; repeatable.")
 @click.option("--fail-on-exposed", is_flag=True, help="Exit 10 when active keys are stored or anything was not read.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Reads side by side (16).")
 @click.option("--no-input", is_flag=True, help="Never prompt.")

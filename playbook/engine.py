@@ -279,8 +279,7 @@ class Engine:
             if not lost:
                 continue
             made = state.of(provider.key).attempts[-1].applied or {}
-            # Reading every sink again, not the journal: an absent tail counts as holding.
-            holders = [action for action in users if action.holds(self.world, made)]
+            holders = self._holders(users, made)
             if not holders:
                 self._reset(mine, made, first=[], keep=False)
                 continue
@@ -300,6 +299,19 @@ class Engine:
                 first = holders if recovery is Recovery.REWRITE_SWITCHED else others
                 self._reset(mine, made, first=first, keep=recovery is Recovery.CUT_OLD)
         return stuck
+
+    def _holders(self, users: Sequence[Action], made: Mapping[str, Any]) -> list[Action]:
+        """The places that hold, or may hold, what was made: every one read again, an absent tail counts as holding."""
+        holders = [action for action in users if action.holds(self.world, made)]
+        # A list may still show what was there before a write of ours; acting on that would cut a working sink off.
+        if any(action not in holders and self._may_have_written(action) for action in users):
+            self.world.clock.sleep(self.world.waits.sink)
+            holders = [action for action in users if action.holds(self.world, made)]
+        return holders
+
+    def _may_have_written(self, action: Action) -> bool:
+        attempts = self.journal.state.of(action.key).attempts
+        return action.changes and bool(attempts) and not attempts[-1].reset
 
     def _choose_recovery(
         self, provider: Action, made: Mapping[str, Any], holders: list[Action], others: list[Action]
@@ -334,7 +346,7 @@ class Engine:
             if not users or any(state.of(action.key).state == "verified" for action in self._users_of(provider)):
                 continue
             try:
-                if any(action.holds(self.world, made) for action in users):
+                if self._holders(users, made):
                     continue
                 for action in provider.park(made):
                     self._do_now(action)
@@ -738,8 +750,18 @@ class _Lanes:
         if error.retryable and lane.tries[action.key] < ATTEMPTS_MAX:
             lane.wake_at = self._world.clock.monotonic() + BACKOFF_S[lane.tries[action.key] - 1]
             return _Turn.ASLEEP
+        seen = self._look_after_refusal(action)
+        if seen is not None and seen.status is Status.CONFLICT:
+            # The refusal has its reason in the world, and that is what a human needs to know.
+            return self._conflict(lane, action, seen) or _Turn.PARKED
         self._park(lane, action, error.message, error.code, failed=True, remedy=error.remedy)
         return _Turn.PARKED
+
+    def _look_after_refusal(self, action: Action) -> Observation | None:
+        try:
+            return action.observe(self._world)
+        except ServiceError:
+            return None
 
     def _failed_look(self, lane: _Lane, action: Action, error: ServiceError) -> _Turn:
         """A read failed after the client's own retries: look again a few times, then ask."""

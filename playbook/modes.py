@@ -125,6 +125,11 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         allow_endpoint_override=settings.allow_endpoint_override,
     )
     circleci = CircleCiClient(host=settings.circleci_host, token=token, parallel=settings.parallel)
+
+    def close() -> None:
+        circleci.close()
+        aws.close()
+
     return Platforms(
         aws=aws.accounts,
         circleci=circleci,
@@ -132,7 +137,7 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         identify=aws.identify,
         obtain=lambda source: obtain(source, os.environ, ask_secret),
         check_source=lambda source: check_source(source, os.environ, attended=ask_secret is not None),
-        close=circleci.close,
+        close=close,
     )
 
 

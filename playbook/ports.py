@@ -242,6 +242,63 @@ class Variables:
         return next((variable for variable in self.items if variable.name == name), None)
 
 
+class SecretKind(StrEnum):
+    """Every kind of thing an inventory lists; the last two are no secrets, but they decide who may read some."""
+
+    CONTEXT_VARIABLE = "context-variable"
+    PROJECT_VARIABLE = "project-variable"
+    LEGACY_AWS_KEY = "legacy-aws-key"
+    CHECKOUT_KEY = "checkout-key"
+    SSH_KEY = "ssh-key"
+    PROJECT_TOKEN = "project-token"  # noqa: S105  # the name of a kind
+    WEBHOOK_SECRET = "webhook-secret"  # noqa: S105  # as above
+    TRIGGER_URL = "trigger-url"
+    RUNNER_TOKEN = "runner-token"  # noqa: S105  # as above
+    OIDC_CLAIMS = "oidc-claims"
+    CONTEXT_RESTRICTION = "context-restriction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSecret:
+    """One row of an inventory that is no variable; its value is never readable."""
+
+    kind: SecretKind
+    id: str
+    """The platform's own: a fingerprint, a token's, a webhook's or a trigger's id."""
+    organization: str
+    """The organization's slug."""
+    place: str
+    """Where it is: a project's slug, a context's name, a runner's resource class, or the organization's slug."""
+    place_kind: str
+    """`project`, `context`, `resource-class` or `organization`."""
+    name: str
+    """What a person knows it by: a label, a host, an address without its secret."""
+    tail: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    detail: str = ""
+    """The kind's own: `deploy-key`, a token's scope, a restriction's type, custom audiences."""
+    set: bool = True
+    """False when the platform says that there is no secret behind it, such as a webhook without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectSecrets:
+    """Everything one project stores, and what of it could not be read."""
+
+    variables: Variables
+    secrets: tuple[StoredSecret, ...] = ()
+    holes: tuple[Hole, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSecrets:
+    """Rows of several kinds, and what of them could not be read."""
+
+    secrets: tuple[StoredSecret, ...] = ()
+    holes: tuple[Hole, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restriction:
     """Who may use a context: a project, a group, or an expression."""
@@ -298,6 +355,14 @@ class CircleCiReader(Protocol):
 
     def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
         """Who may use the context."""
+        ...
+
+    def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
+        """Everything the project stores of these kinds, in as few calls as they need; what fails becomes a hole."""
+        ...
+
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
+        """What belongs to the organization itself: runner tokens and custom OIDC claims."""
         ...
 
 

@@ -185,6 +185,8 @@ class Progress:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     seq: int = 0
+    at: str = field(default="", compare=False)
+    """When that record was written, for people only."""
     data: Mapping[str, Any] | None = None
 
 
@@ -202,6 +204,8 @@ class State:
     """For a reset action that must wait: the actions to be written before it."""
     resets: list[Reset] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    ended: dict[str, Done] = field(default_factory=dict)
+    """By step: the record that says it is done, for the report to cite."""
     hosts: list[str] = field(default_factory=list)
     sealed: Sealed | None = None
     last_at: str = ""
@@ -237,6 +241,7 @@ class State:
                 self.approvals[record.subject] = record
             case Done():
                 self.done.append(record.step)
+                self.ended[record.step] = record
             case Sealed():
                 self.sealed = record
             case Reset():
@@ -258,7 +263,7 @@ class State:
         for key in record.keys:
             progress = self.of(key)
             progress.state = "planned"
-            progress.seq = record.seq
+            progress.seq, progress.at = record.seq, record.at
             # What an earlier reset keeps stays kept: sinks work with it, whatever became of its successor.
             progress.attempts = [
                 replace(attempt, reset=True, kept=attempt.kept or (record.keep and not attempt.reset))
@@ -271,7 +276,7 @@ class State:
 
     def _moved(self, record: Intended | Applied | Observed | Verified | Failed | Skipped) -> None:
         progress = self.of(record.key)
-        progress.seq = record.seq
+        progress.seq, progress.at = record.seq, record.at
         match record:
             case Intended():
                 tag = f"{self.opened.case if self.opened else 'none'}.{record.seq}"

@@ -261,9 +261,7 @@ def decide_variables(decisions: Decisions, ask: Ask) -> tuple[VariableDecision, 
             whole = source in {"keep", "done-by-hand"}
             answer = source if whole else ask(_source_question(sibling, None))
             decided.append(VariableDecision(stored=sibling, source=answer))
-    for decision in decided:
-        if decision.source == "keep":
-            _ask_keep_reason(decision, ask)
+    ask.all([_keep_reason_question(decision.stored) for decision in decided if decision.source == "keep"])
     return tuple(decided)
 
 
@@ -306,14 +304,12 @@ def _source_question(stored: StoredVariable, match: Match | None) -> Question[st
     )
 
 
-def _ask_keep_reason(item: VariableDecision, ask: Ask) -> None:
-    ask(
-        Question(
-            id=f"variables.reason:{item.stored.id}",
-            prompt=f"Why may {display(item.stored.variable.name)} in {display(item.stored.sink.name)} stay?",
-            kind=str,
-            answer_key="variables.reason",
-            subject=variable_subject(item.stored),
-            default="no reason was given",
-        )
+def _keep_reason_question(stored: StoredVariable) -> Question[str]:
+    return Question(
+        id=f"variables.reason:{stored.id}",
+        prompt=f"Why may {display(stored.variable.name)} in {display(stored.sink.name)} stay?",
+        kind=str,
+        answer_key="variables.reason",
+        subject=variable_subject(stored),
+        detail={"variable": stored.variable.name, "place": stored.sink.name},
     )

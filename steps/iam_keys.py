@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from playbook.errors import AwsError
 from playbook.model import Action, Observation, Status
-from playbook.ports import KeyStatus, Sink, display
+from playbook.ports import Credential, KeyStatus, Sink, display
 
 if TYPE_CHECKING:
     from playbook.ports import Evidence, KeyListing, View, World
@@ -33,6 +33,12 @@ def list_keys(view: View, account: str, user: str) -> KeyListing | Observation:
         )
 
 
+def credential_of(view: View, name: str) -> Credential | None:
+    """The minted key in memory under this name, if this process still has it."""
+    held = view.held.get(name)
+    return held if isinstance(held, Credential) else None
+
+
 def minted(view: View, mint: str) -> tuple[str, ...]:
     """The ids that the action with the key `mint` is known to have made, oldest first."""
     made = (attempt.applied for attempt in view.past(mint) if attempt.applied is not None)
@@ -51,13 +57,17 @@ class Pair:
         """For a person: `context deploy (AWS_ACCESS_KEY_ID)`."""
         return f"{self.sink.kind.value} {display(self.sink.name)} ({display(self.id_variable)})"
 
-    def id_tail(self, view: View) -> str | None:
-        """The tail of the key id stored here; None when it is not shown."""
-        variable = view.circleci.variables(self.sink).find(self.id_variable)
-        return variable.tail if variable is not None else None
+    def tails(self, view: View) -> tuple[str | None, str | None]:
+        """The tails of the key id and of the secret stored here; None for one that is not shown."""
+        stored = view.circleci.variables(self.sink)
+        found = (stored.find(self.id_variable), stored.find(self.secret_variable))
+        id_tail, secret_tail = (variable.tail if variable is not None else None for variable in found)
+        return id_tail, secret_tail
 
 
-def look_at_pairs(view: View, listing: KeyListing, pairs: tuple[Pair, ...], mint: str) -> Observation | None:
+def look_at_pairs(
+    view: View, listing: KeyListing, pairs: tuple[Pair, ...], mint: str, held: Credential | None
+) -> Observation | None:
     """What stands against switching a key off, and against calling it done: None once every pair holds the new key.
 
     The premise of what destroys is looked at again in its own `observe`, whatever the journal says (invariant I3).
@@ -70,12 +80,16 @@ def look_at_pairs(view: View, listing: KeyListing, pairs: tuple[Pair, ...], mint
         reason = f"the new key {made[-1] if made else ''} is not listed as active"
         return Observation(status=Status.PENDING, reason=reason, wait="sink")
     for pair in pairs:
-        tail = pair.id_tail(view)
-        if tail is None:
-            reason = f"the tail in {pair.describe()} is not shown yet"
+        id_tail, secret_tail = pair.tails(view)
+        if id_tail is None or secret_tail is None:
+            reason = f"the tails in {pair.describe()} are not shown yet"
             return Observation(status=Status.PENDING, reason=reason, wait="sink")
-        if tail != new.id[-4:]:
+        if id_tail != new.id[-4:]:
             return Observation(status=Status.CONFLICT, reason=f"{pair.describe()} does not hold the new key {new.id}")
+        # The secret can be compared only by the process that minted it.
+        if held is not None and secret_tail != held.secret.tail():
+            reason = f"{pair.describe()} holds the id of {new.id} beside another secret"
+            return Observation(status=Status.CONFLICT, reason=reason)
     return None
 
 
@@ -113,7 +127,7 @@ class DeactivateKey(Action):
         evidence = {"key_id": self.key_id, "server_time": listing.server_time.isoformat()}
         if seen is None:
             return Observation(status=Status.PRESENT, evidence={**evidence, "status": "gone"})
-        premise = look_at_pairs(view, listing, self.pairs, self.mint)
+        premise = look_at_pairs(view, listing, self.pairs, self.mint, credential_of(view, self.credential))
         if premise is not None:
             return premise
         applied = [attempt.applied for attempt in view.past(self.key) if attempt.applied is not None]
@@ -272,7 +286,7 @@ class ConfirmKeys(Action):
         if strangers:
             reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
-        premise = look_at_pairs(view, listing, self.pairs, self.mint)
+        premise = look_at_pairs(view, listing, self.pairs, self.mint, credential_of(view, self.credential))
         if premise is not None:
             return premise
         orphans = [key_id for key_id in made[:-1] if key_id in listed]

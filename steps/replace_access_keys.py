@@ -21,6 +21,7 @@ from steps.iam_keys import (
     DeactivateKey,
     DeleteKey,
     Pair,
+    credential_of,
     list_keys,
     minted,
     retire,
@@ -35,12 +36,6 @@ KEYS_PER_USER = 2
 """IAM's quota, inactive keys included; it cannot be raised (facts, AWS row 1)."""
 PROOFS = 3
 """Consecutive good answers of STS; one alone is no proof (facts, AWS row 5)."""
-
-
-def credential_of(view: View, name: str) -> Credential | None:
-    """The minted key in memory under this name, if this process still has it."""
-    held = view.held.get(name)
-    return held if isinstance(held, Credential) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +138,7 @@ class CreateAccessKey(Action):
             creations = view.aws(self.account).key_creations(self.user, asked_at - timedelta(seconds=60))
         except AwsError:
             creations = None
-        ours = [event.key_id for event in creations or () if attempt.tag in event.user_agent]
+        ours = [event.key_id for event in creations or () if attempt.tag in event.user_agent.split()]
         if ours:
             return self._observe_orphan(view, ours[0], asked_at, listing)
         strangers = {event.key_id for event in creations or ()}
@@ -162,7 +157,10 @@ class CreateAccessKey(Action):
         return None
 
     def _ask_whose(self, view: View, key: AccessKey, denied: bool, evidence: Evidence) -> Observation:  # noqa: FBT001  # private, one caller
-        used = view.aws(self.account).last_used(key.id).at is not None
+        try:
+            used = view.aws(self.account).last_used(key.id).at is not None
+        except AwsError:
+            used = False  # denied, or gone by now: it adds nothing to what the human must look at
         why = "CloudTrail may not be read" if denied else "CloudTrail does not show who made it"
         what = "; it was used already, so somebody holds its secret" if used else ""
         reason = f"{key.id} appeared while a try of ours was under way, and {why}{what}; it is left alone"
@@ -378,7 +376,7 @@ class StoreKey(Action):
 
     def holds(self, view: View, made: Evidence) -> bool:
         try:
-            tail = self.pair.id_tail(view)
+            tail, _ = self.pair.tails(view)
         except ServiceError:
             return True
         return tail is None or tail == str(made["key_id"])[-4:]
@@ -443,7 +441,15 @@ def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
     actions: list[Action] = [create, prove, *stores]
     if item.strategy is Strategy.REPLACE:
         actions.append(
-            DeactivateKey(account=key.account, user=key.user, key_id=key.id, pairs=pairs, mint=create.key, after=stored)
+            DeactivateKey(
+                account=key.account,
+                user=key.user,
+                key_id=key.id,
+                pairs=pairs,
+                mint=create.key,
+                credential=credential,
+                after=stored,
+            )
         )
     actions.append(
         ConfirmKeys(
@@ -453,6 +459,7 @@ def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
             off=(key.id,),
             pairs=pairs,
             mint=create.key,
+            credential=credential,
             after=stored,
         )
     )

@@ -46,6 +46,7 @@ from playbook.journal import (
     read,
     read_attachment,
     recover,
+    this_host,
 )
 from playbook.records import (
     Answered,
@@ -313,6 +314,19 @@ def test_an_empty_journal_is_no_case_yet(case: Path) -> None:
     assert not check_folder(case)
 
 
+def test_a_case_begins_with_its_opening(case: Path, content: bytes) -> None:
+    state = fold(recover(content).records)
+    assert opened(state).case == "c0ffee"
+    assert this_host() == this_host() != opened(state).host
+    assert check_folder(case)
+
+
+def test_a_journal_larger_than_any_case_is_refused(case: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("playbook.journal.JOURNAL_MAX", len(content) - 1)
+    with pytest.raises(JournalDamagedError, match="larger than 1 GiB"):
+        read(case)
+
+
 def test_a_case_is_read_without_its_lock_while_another_process_writes(case: Path) -> None:
     journal = Journal.open(case)
     journal.append(story()[0])
@@ -405,6 +419,16 @@ def test_a_case_that_cannot_cut_its_torn_tail_says_so_and_cuts_it_later(case: Pa
     assert journal.seq == len(story()) - 1
     journal.close()
     assert len(list(case.glob("journal.broken-*"))) == 2
+
+
+def test_a_whole_line_that_cannot_be_made_durable_is_not_taken_yet(case: Path, content: bytes) -> None:
+    for how in ("sync", "full"):
+        (case / JOURNAL).write_bytes(content[:-1])
+        with pytest.raises(JournalWriteError):
+            Journal.open(case, disk=FailingDisk(how, 1))
+    journal = Journal.open(case)
+    assert journal.seq == len(story())
+    journal.close()
 
 
 # --- A failing disk -------------------------------------------------------------------------------------------------
@@ -694,6 +718,16 @@ def test_a_folder_with_foreign_files_and_no_journal_is_refused(case: Path) -> No
     case.mkdir()
     (case / "thesis.tex").write_text("do not touch")
     refused(case, r"it holds 'thesis\.tex' and no journal")
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    case.mkdir()
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(JournalError, match="cannot be listed"):
+        Journal.open(case)
 
 
 def test_a_folder_with_only_our_leftovers_is_begun_anew(case: Path) -> None:

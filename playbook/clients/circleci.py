@@ -21,7 +21,20 @@ from playbook.clients.budget import budget_towards
 from playbook.clients.circleci_transport import PAGE_REPEATED, Transport, decoded, path_of, unreadable
 from playbook.clients.endpoints import CIRCLECI_CLOUD, is_loopback
 from playbook.errors import CircleCiError, Effect
-from playbook.ports import Hole, Organization, Project, Projects, Restriction, Sink, SinkKind, Variables, display
+from playbook.ports import (
+    Hole,
+    Organization,
+    Project,
+    Projects,
+    ProjectSecrets,
+    Restriction,
+    SecretKind,
+    Sink,
+    SinkKind,
+    StoredSecrets,
+    Variables,
+    display,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -153,6 +166,21 @@ class CircleCiClient:
             ),
             holes=tuple(holes),
         )
+
+    def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
+        """Everything the project stores of these kinds."""
+        if SecretKind.PROJECT_VARIABLE not in kinds:
+            return ProjectSecrets(variables=Variables(items=()))
+        sink = Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
+        try:
+            return ProjectSecrets(variables=self.variables(sink))
+        except CircleCiError as error:
+            hole = Hole(what="project variables", where=project.slug, why=error.code)
+            return ProjectSecrets(variables=Variables(items=()), holes=(hole,))
+
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:  # noqa: ARG002
+        """What belongs to the organization itself."""
+        return StoredSecrets()
 
     # --- writing ---
 

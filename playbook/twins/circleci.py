@@ -14,9 +14,12 @@ from playbook.ports import (
     Organization,
     Project,
     Projects,
+    ProjectSecrets,
     Restriction,
+    SecretKind,
     Sink,
     SinkKind,
+    StoredSecrets,
     Variables,
 )
 from playbook.twins import pipeline
@@ -125,6 +128,21 @@ class CircleCiTwin:
             return tuple(Restriction(id=item.id, kind=item.kind, value=item.value) for item in found.restrictions)
 
         return self.call("restrictions", context.id, effect)
+
+    def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
+        """Everything the project stores of these kinds."""
+        if SecretKind.PROJECT_VARIABLE not in kinds:
+            return ProjectSecrets(variables=Variables(items=()))
+        sink = Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
+        try:
+            return ProjectSecrets(variables=self.variables(sink))
+        except CircleCiError as error:
+            hole = Hole(what="project variables", where=project.slug, why=error.code)
+            return ProjectSecrets(variables=Variables(items=()), holes=(hole,))
+
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:  # noqa: ARG002
+        """What belongs to the organization itself."""
+        return StoredSecrets()
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
         """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""

@@ -39,7 +39,9 @@ from two_users import ACCOUNT
 
 RESUMES_MAX = 3
 """Processes that may live before a case must have come to an end (L1)."""
-SUCCESS, WAITING, SOME_FAILED = 0, 11, 12
+SUCCESS, WAITING = 0, 11
+HUMAN_S = 600
+"""What a human takes to look at it: longer than any lag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,8 @@ class Trial:
             ours = {key.id for key in oracle.truth.ours()}
             return self.conditions.policy == Recovery.STOP and any(item.id_of in ours for item in stored)
         meddled = bool(strangers or oracle.memory.foreign_puts or self._strangers("off-new"))
+        if cause == "LimitExceeded":
+            return bool(oracle.memory.strangers)
         return cause == "conflict" and (meddled or self.conditions.trail_denied)
 
     def _strangers(self, what: str) -> bool:
@@ -223,6 +227,7 @@ class Trial:
             world.foreign_set_status(ACCOUNT, key_id, None)
         if self.conditions.trail_denied:
             self._attribute_by_hand(oracle, world)
+        world.clock.sleep(HUMAN_S)
         if self.conditions.policy == Recovery.STOP:
             self.conditions = replace(self.conditions, policy=Recovery.REWRITE_SWITCHED.value)
         report = self._rest(self._child(Part()))

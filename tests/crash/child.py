@@ -301,13 +301,14 @@ class _Child:
         disk.opened(journal._descriptor)
         if self._baton is not None:
             journal._condition = self._baton.condition()
-        self._oracle = journal.oracle = Oracle(
+        oracle = Oracle(
             self._world,
             PAIRS,
             self._folder / CASE / "journal.jsonl",
             memory=self._folder / MEMORY,
             durable=lambda: disk.durable,
         )
+        self._oracle = journal.oracle = oracle
         journal.judged = self._judged
         self._world.on_call = self._on_call
         if journal.state.opened is None:
@@ -369,6 +370,7 @@ def act_as(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
     elif stranger.what == "off-new":
         for key in oracle.truth.ours(f"{ACCOUNT}/{stranger.where}"):
             world.foreign_set_status(ACCOUNT, key.id, KeyStatus.INACTIVE)
+            oracle.memory.note("switched-off", key.id, f"{ACCOUNT}/{stranger.where}", now)
     else:
         pair = oracle.pairs[stranger.where]
         if stranger.what == "put-old":

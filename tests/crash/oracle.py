@@ -303,6 +303,8 @@ class Memory:
         self.strangers: dict[str, tuple[str, float]] = {}
         """Keys that somebody else made: whose user, and when."""
         self.foreign_puts: dict[str, float] = {}
+        self.switched_off: dict[str, tuple[str, float]] = {}
+        """Keys of ours that somebody else switched off: whose user, and when."""
         self.read_at: dict[str, float] = {}
         self.listed_at: dict[str, float] = {}
         self.broken_blindly: dict[str, str] = {}
@@ -331,6 +333,9 @@ class Memory:
             case "stranger":
                 key_id, owner, at = arguments
                 self.strangers[key_id] = (owner, at)
+            case "switched-off":
+                key_id, owner, at = arguments
+                self.switched_off[key_id] = (owner, at)
             case "foreign-put":
                 self.foreign_puts[arguments[0]] = arguments[1]
             case "read":
@@ -368,6 +373,8 @@ class Oracle:
         self.checks = 0
         self._durable = durable
         self._before: dict[str, Stored] = {}
+        # What earlier processes said was judged when they said it.
+        self.ledger.advance(durable())
 
     # -- moments --
 
@@ -375,7 +382,7 @@ class Oracle:
         """A request is about to leave."""
         if not call.write:
             return
-        self.ledger.advance(self._durable())
+        self._read_journal()
         self._before = self.truth.stored()
         self.check_ownership(call)
         intent = self.check_intent_first(call)
@@ -399,13 +406,15 @@ class Oracle:
 
     def appended(self, seq: int) -> None:
         """An append has returned: its record is acknowledged."""
-        taken = self.ledger.advance(self._durable())
+        self._read_journal()
         if self.ledger.count <= seq:
             broken("I13", f"record {seq} was acknowledged and is not on the disk")
-        for record in taken:
+        self.check_state()
+
+    def _read_journal(self) -> None:
+        for record in self.ledger.advance(self._durable()):
             if record["type"] == "Verified":
                 self.check_truthful(record)
-        self.check_state()
 
     def check_state(self) -> None:
         """What must hold at every moment."""
@@ -638,10 +647,13 @@ class Oracle:
         self.check_pair_integrity(stored, success=True)
         for owner in sorted({pair.owner for pair in self.pairs.values()}):
             ours = self.truth.ours(owner)
+            unseen = self._unseen(owner, self.memory.strangers)
+            if self._unseen(owner, self.memory.switched_off):
+                continue  # as of the last observation all was well
             if [key.status for key in ours] != [KeyStatus.ACTIVE]:
                 broken("I6", f"success, and {owner} has the keys of ours {[(k.id, str(k.status)) for k in ours]}")
             on = {key.id for whose, key in self.truth.keys() if whose == owner and key.status is KeyStatus.ACTIVE}
-            extra = on - {ours[0].id} - self._unseen_strangers(owner)
+            extra = on - {ours[0].id} - unseen
             if extra:
                 broken("I6", f"success, and {sorted(extra)} of {owner} are still on")
             for sink, pair in self.pairs.items():
@@ -652,15 +664,16 @@ class Oracle:
                 if sink in self.memory.stale:
                     broken("I6", f"success, and {sink} was not read again after the last change")
 
-    def _unseen_strangers(self, owner: str) -> set[str]:
+    def _unseen(self, owner: str, events: Mapping[str, tuple[str, float]]) -> set[str]:
+        """Those of a stranger's doings that no list has shown us yet."""
         lag = self.truth.world.switches.list_lag_s
         seen_until = self.memory.listed_at.get(owner, 0.0) - lag
-        return {key for key, (whose, at) in self.memory.strangers.items() if whose == owner and at > seen_until}
+        return {key for key, (whose, at) in events.items() if whose == owner and at > seen_until}
 
     def seen_strangers(self) -> set[str]:
         """Strangers' keys that exist and that a list has shown us."""
         owners = {pair.owner for pair in self.pairs.values()}
-        unseen = {key for owner in owners for key in self._unseen_strangers(owner)}
+        unseen = {key for owner in owners for key in self._unseen(owner, self.memory.strangers)}
         return {key for key in self.memory.strangers if key not in unseen}
 
     def at_stop(self) -> None:

@@ -203,7 +203,7 @@ def test_the_key_that_the_run_signs_with(batch, shared, lab):
 
 
 def test_an_approved_digest_that_is_another_plans(batch):
-    done = batch(command=("run", "--batch"), answers=None, *("--approve", "sha256:" + "0" * 64))
+    done = batch(None, "--approve", "sha256:" + "0" * 64, command=("run", "--batch"))
 
     assert_refused(done, 7, "The plan is now sha256:", "Nothing was changed", "Review the plan again")
 
@@ -243,8 +243,8 @@ def test_a_journal_from_a_newer_version(batch, tmp_path):
     line, _ = encode(Opened(v=9, case="c0ffee", tool="rotation-playbook 9.0", mode="live", host="here"), "0" * 64)
     (case / "journal.jsonl").write_bytes(line + b"\n")
 
-    for command in (["run", "--batch", "--yes", "--case"], ["resume", "--batch", "--yes"]):
-        done = batch(None, case, command=command)
+    for command in (["run", "--batch", "--yes", "--case", case], ["resume", case, "--batch", "--yes"]):
+        done = batch(command=command)
         assert_refused(done, 5, "has format 9; this version reads up to 1", "Install the version that wrote it")
     assert (case / "journal.jsonl").read_bytes() == line + b"\n"
 
@@ -288,13 +288,13 @@ def test_a_damaged_journal_names_the_line(batch, tmp_path):
     damaged = path.read_bytes().replace(b'"host":"there"', b'"host":"thera"')
     path.write_bytes(damaged)
 
-    done = batch(None, case, command=("resume", "--batch", "--yes"))
+    done = batch(command=("resume", case, "--batch", "--yes"))
 
     assert_refused(done, 5, "Line 3 of the journal (byte", "does not verify", "restore the journal from a copy")
-    assert path.read_bytes() == damaged
     for command in ("status", "verify", "report", "answers"):
-        looked = batch(None, case, command=(command,)) if command == "run" else None
-        assert looked is None
+        looked = run_program(scrubbed(tmp_path), command, case, cwd=tmp_path)
+        assert_refused(looked, 5, "Line 3 of the journal (byte", "does not verify")
+    assert path.read_bytes() == damaged
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "report", "answers", "resume"])
@@ -350,7 +350,7 @@ def test_a_dry_run_is_never_continued_live(batch, tmp_path):
     assert batch(None, "--dry-run", "--case", case).returncode == 0
 
     assert_refused(batch(None, "--case", case), 2, "is a dry-run, not a live", "Name another folder")
-    resumed = batch(None, case, command=("resume", "--batch", "--yes"))
+    resumed = batch(command=("resume", case, "--batch", "--yes"))
     assert_refused(resumed, 2, "a dry run is never continued live", "`answers`")
 
 
@@ -363,7 +363,7 @@ def test_a_dry_run_is_never_continued_live(batch, tmp_path):
         (["rehearse", "gigantic"], ["There is no scenario 'gigantic'", "small"]),
         (["rehearse", "--inject", "meteor"], ["There is no fault 'meteor'", "drop-reply"]),
         (["rehearse", "--inject", "throttle:put_variable:0"], ["There is no fault", "KIND:OPERATION:WHEN"]),
-        (["rehearse", "--wait", "nap=3"], ["There is no wait nap=3", "visible, proof"]),
+        (["rehearse", "--wait", "nap=3"], ["there is no wait 'nap'", "visible, proof"]),
         (["rehearse", "--wait", "proof=soon"], ["'proof=soon' is not NAME=SECONDS"]),
         (["rehearse", "--wait", "proof=²"], ["is not NAME=SECONDS"]),
         (["run", "--parallel", "0"], ["--parallel"]),
