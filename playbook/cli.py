@@ -66,6 +66,7 @@ def _refuse_strangers() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; no traceback for anything a user can cause."""
     os.umask(0o077)
+    _open_closed_streams()
     try:
         _refuse_strangers()
         code = commands.main(args=arguments, prog_name=NAME, standalone_mode=False)
@@ -80,14 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("Interrupted; nothing more was sent. `resume` goes on.", file=sys.stderr)  # noqa: T201  # last words
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # `| head` closed the pipe: what was done is in the journal, and there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.DONE
+    except OSError as error:
+        _print_error(
+            UsageError(
+                f"The output or a file could not be written: {error.strerror}.",
+                remedy="Whatever was done is in the case's journal; `status` shows it again.",
+            )
+        )
+        code = ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback could carry a secret
         _print_bug(error)
         code = ExitCode.BUG
     sys.exit(int(code or 0))
+
+
+def _open_closed_streams() -> None:
+    """A caller may close the standard streams; then the journal must not get the number of one of them."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "r" if name == "stdin" else "w"))
 
 
 def _print_error(error: PlaybookError) -> None:
@@ -177,11 +189,14 @@ _connection = _options(
     click.option("--circleci-token-stdin", is_flag=True, help="Read the CircleCI token from standard input."),
     click.option("--allow-endpoint-override", is_flag=True, help="Allow endpoints that are not the platforms' own."),
 )
+_wait = click.option(
+    "--wait", "waits", multiple=True, callback=_waits, metavar="NAME=SECONDS", help="See docs/waits.md."
+)
 _pace = _options(
     click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Lanes side by side (16)."),
     click.option("--pilot", type=click.IntRange(0), default=1, help="Keys that go first, alone (1)."),
     click.option("--max-failures", type=click.IntRange(1), default=3, help="Equal failures that stop new lanes (3)."),
-    click.option("--wait", "waits", multiple=True, callback=_waits, metavar="NAME=SECONDS", help="See docs/waits.md."),
+    _wait,
 )
 _operator = _options(
     click.option("--batch", is_flag=True, help="Ask nothing; answers come from --answers."),
@@ -284,19 +299,24 @@ def _known_cases() -> list[tuple[Path, State]]:
 
     cases = []
     folder = _cases_folder()
-    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+    for path in folder.iterdir() if folder.is_dir() else ():
         try:
             cases.append((path, fold(read(path).records)))
         except JournalError:
             continue
-    return cases
+    return sorted(cases, key=lambda case: case[1].opened.at if case[1].opened else "", reverse=True)
+
+
+def _is_open(state: State) -> bool:
+    """Whether there is something to go on with; a dry run is never continued."""
+    return state.sealed is None and state.opened is not None and state.opened.mode != "dry-run"
 
 
 def _find_case(name: str | None) -> Path:
     if name is not None:
         named = Path(name)
         return named.absolute() if named.exists() or os.sep in name else _cases_folder() / name
-    unfinished = [path for path, state in _known_cases() if state.sealed is None and state.opened is not None]
+    unfinished = [path for path, state in _known_cases() if _is_open(state)]
     if not unfinished:
         raise UsageError(
             "There is no unfinished case.", remedy="Begin one with `run` or `rehearse`, or name a case folder."
@@ -358,7 +378,7 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
     signals = _Signals(screen)
     signals.install()
     waits = merge_waits(Waits(), {**getattr(operator, "waits", {}), **(settings.waits or {})})
-    logger = log.configure(folder / "log.jsonl", verbose=False)
+    logger = log.configure(journal.folder / "log.jsonl" if journal.folder else None, verbose=False)
 
     def tell(event: str, fields: Mapping[str, Any]) -> None:
         logger.info(event, **{name: value for name, value in fields.items() if name != "findings"})
@@ -375,7 +395,8 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
             waits=waits,
             approval=approval,
             tell=tell,
-            show=screen.show_walk,
+            # The wizard shows the plan itself, where it asks for the approval.
+            show=screen.show_doubts if not approval.batch else screen.show_walk,
             started=signals.watch,
         )
     except (Interrupted, KeyboardInterrupt):
@@ -486,6 +507,7 @@ def _dry_run(  # noqa: PLR0917  # called in place of `_work`
 ) -> int:
     from playbook.modes import journaled, merge_waits, walk  # noqa: PLC0415  # not for --help
     from playbook.ports import Waits  # noqa: PLC0415  # as above
+    from playbook.records import Sealed  # noqa: PLC0415  # as above
     from steps import PLAYBOOK  # noqa: PLC0415  # as above
 
     del approval
@@ -501,13 +523,16 @@ def _dry_run(  # noqa: PLR0917  # called in place of `_work`
     else:
         screen.show_walk(walked)
         screen.result(f"{len(walked.changes)} change(s) would be made; the digest to approve is {walked.digest}")
-    return int(ExitCode.CHANGES) if options["exit_code"] and walked.changes else 0
+    code = ExitCode.CHANGES if options["exit_code"] and walked.changes else ExitCode.DONE
+    journal.append(Sealed(outcome="walked", exit_code=int(code)))
+    return int(code)
 
 
 @commands.command()
 @click.argument("case", required=False)
 @_connection
 @_operator
+@_wait
 @_json
 @click.pass_context
 def resume(context: click.Context, /, **options: Any) -> None:
@@ -541,6 +566,7 @@ def resume(context: click.Context, /, **options: Any) -> None:
         else:
             settings = _settings({**kept.to_json(), **_given(options)})
             shipped = None
+        settings = replace(settings, waits={**(kept.waits or {}), **options["waits"]})
         if settings.answers and not options["answers"] and not _attended(options):
             options["answers"] = settings.answers
         operator, approval = _operator_and_approval(screen, options, shipped=shipped)
@@ -579,8 +605,14 @@ def _status_document(folder: Path, state: State, exit_code: int | None = None) -
         "steps": [asdict(row) for row in step_rows(state, PLAYBOOK)],
         "keys": [asdict(row) for row in key_rows(state)],
         "unfinished": waiting,
-        "next_command": "" if state.sealed is not None else f"{NAME} resume {folder}",
+        "next_command": _next_command(folder, state),
     }
+
+
+def _next_command(folder: Path, state: State) -> str:
+    if state.sealed is not None:
+        return ""
+    return f"{NAME} {'resume' if _is_open(state) else 'answers'} {folder}"
 
 
 @commands.command()
@@ -597,7 +629,7 @@ def status(case: str | None, as_json: bool) -> None:  # noqa: FBT001  # click pa
         folder = _find_case(case)
         found = [(folder, fold(read(folder).records))]
     else:
-        found = [(path, state) for path, state in _known_cases() if state.sealed is None]
+        found = [(path, state) for path, state in _known_cases() if _is_open(state)]
     documents = [_status_document(folder, state) for folder, state in found]
     if as_json:
         screen.result(json.dumps(documents[0] if case is not None else {"schema": 1, "cases": documents}))
@@ -649,10 +681,11 @@ def answers(case: str | None) -> None:
     """Print the answers given so far as an answers file, so that what was done by hand runs in batch."""
     from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
     from playbook.operators.answers_file import dump  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
 
     state = fold(read(_find_case(case)).records)
     given = [({"answer_key": item.answer_key, "subject": item.subject}, item.value) for item in state.answers.values()]
-    click.echo(dump(given), nl=False)
+    Screen().result(dump(given), end="")
 
 
 @commands.command()
@@ -662,14 +695,19 @@ def answers(case: str | None) -> None:
 )
 def report(case: str | None, form: str) -> None:
     """Print the report of a case: what was found, done and seen, each with its record."""
-    from playbook.journal import fold, read  # noqa: PLC0415  # not for --help
+    from playbook.inventory import Inventory  # noqa: PLC0415  # not for --help
+    from playbook.journal import attached_inventory, fold, read  # noqa: PLC0415  # as above
     from playbook.report import from_state, to_json, to_markdown  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
     from steps import PLAYBOOK  # noqa: PLC0415  # as above
 
     folder = _find_case(case)
     recovered = read(folder)
-    document = from_state(fold(recovered.records), PLAYBOOK, folder=str(folder), head=recovered.head)
-    click.echo(to_json(document) if form == "json" else to_markdown(document))
+    state = fold(recovered.records)
+    lines = attached_inventory(folder, state)
+    holes = Inventory.from_lines(lines).holes if lines is not None else None
+    document = from_state(state, PLAYBOOK, folder=str(folder), head=recovered.head, holes=holes)
+    Screen().result(to_json(document) if form == "json" else to_markdown(document))
 
 
 @commands.command()
@@ -703,7 +741,7 @@ def inventory(context: click.Context, /, **options: Any) -> None:
     if form == "json":
         screen.result(json.dumps(document, indent=2))
     elif form == "csv":
-        click.echo(_csv(document), nl=False)
+        screen.result(_csv(document), end="")
     else:
         screen.inventory(found)
     exposed = [row for row in document["access_keys"] if row["status"] == "Active" and row["stored_in"]]

@@ -17,7 +17,7 @@ from playbook.ports import AccessKey, MaskedVariable, Sink, display
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from playbook.ports import LastUsed, SinkKind
+    from playbook.ports import LastUsed, SinkKind, StoredSecret
 
 NOT_SECRET: Final = re.compile(
     r"(?!.*(SECRET|ACCESS_?KEY|TOKEN|PASSWORD|CREDENTIAL))(.*_)?"
@@ -91,6 +91,14 @@ class Correlation:
     others: tuple[StoredVariable, ...]
     """Variables that belong to no AWS pair and are not settings."""
 
+    def may_hold(self, key_id: str) -> tuple[Match, ...]:
+        """The places whose tail fits this key and others too."""
+        return tuple(
+            match
+            for match in self.matches
+            if match.confidence == "ambiguous" and match.stored.variable.tail == key_id[-4:]
+        )
+
     def stored_in(self, key_id: str) -> tuple[Match, ...]:
         """All places of one key."""
         return tuple(match for match in self.matches if match.key is not None and match.key.id == key_id)
@@ -123,15 +131,24 @@ def correlate(
     variables: Sequence[StoredVariable],
     keys: Sequence[AccessKey],
     last_used: Mapping[str, LastUsed] | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Correlation:
-    """Match every variable with the keys of every account by tail; see `Match`."""
+    """Match every variable with the keys of every account by tail; see `Match`.
+
+    `said` names the key of a variable (by its id) that a canary printed or a person vouched for.
+    """
     by_tail: dict[str, list[AccessKey]] = {}
     for key in keys:
         by_tail.setdefault(key.id[-4:], []).append(key)
     names: dict[tuple[SinkKind, str], list[str]] = {}
     for stored in variables:
         names.setdefault((stored.sink.kind, stored.sink.id), []).append(stored.variable.name)
-    found = [_match(item, names[item.sink.kind, item.sink.id], by_tail, last_used or {}) for item in variables]
+    by_id = {key.id: key for key in keys}
+    found = [
+        _vouched(item, names[item.sink.kind, item.sink.id], by_id.get((said or {}).get(item.id, "")))
+        or _match(item, names[item.sink.kind, item.sink.id], by_tail, last_used or {})
+        for item in variables
+    ]
     matches = _settle_claims([match for match in found if match is not None])
     paired = {match.stored.id for match in matches}
     paired |= {variable_id(match.stored.sink, match.secret_name) for match in matches if match.secret_name is not None}
@@ -139,6 +156,35 @@ def correlate(
         stored for stored in variables if stored.id not in paired and not NOT_SECRET.fullmatch(stored.variable.name)
     )
     return Correlation(matches=tuple(matches), others=others)
+
+
+def _vouched(stored: StoredVariable, beside: list[str], key: AccessKey | None) -> Match | None:
+    """What somebody vouches for, unless the tail says otherwise: a person may be wrong, a tail is what is stored."""
+    tail = stored.variable.tail
+    if key is None or (tail is not None and not key.id.endswith(tail or "-")):
+        return None
+    why = "a person or a canary said so"
+    return Match(
+        stored=stored,
+        confidence="confirmed",
+        evidence=(why, f"tail {tail} fits") if tail else (why, "CircleCI did not show its tail"),
+        key=key,
+        secret_name=secret_sibling(stored.variable.name, beside),
+    )
+
+
+def legacy_holder(secret: StoredSecret, keys: Iterable[AccessKey]) -> tuple[AccessKey, str, str] | None:
+    """Which key the old AWS integration of a project holds, with confidence and evidence; None when that is open.
+
+    CircleCI may show the whole id there, which needs no second witness; of a tail alone nothing else speaks.
+    """
+    fitting = [key for key in keys if secret.tail and key.id.endswith(secret.tail)]
+    whole = [key for key in fitting if key.id == secret.detail]
+    if whole:
+        return whole[0], "confirmed", "CircleCI shows the whole id"
+    if len(fitting) == 1 and not secret.detail:
+        return fitting[0], "tail-only", f"tail {secret.tail} fits one key only"
+    return None
 
 
 def _match(

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from playbook.ports import AwsReader, Platforms
 
 READS: Final = frozenset(
-    {"iam:ListUsers", "iam:ListAccessKeys", "iam:GetAccessKeyLastUsed", "iam:GetAccountSummary", "iam:GetUser"}
+    {
+        "iam:GetAccessKeyLastUsed",
+        "iam:GetAccountSummary",
+        "iam:GetRole",
+        "iam:GetUser",
+        "iam:ListAccessKeys",
+        "iam:ListUsers",
+        "iam:SimulatePrincipalPolicy",
+    }
 )
 """What the inventory and the preflight ask, whatever the plan."""
 PER_USER: Final = ("iam:CreateAccessKey", "iam:UpdateAccessKey", "iam:DeleteAccessKey")

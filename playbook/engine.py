@@ -15,8 +15,17 @@ from enum import Enum, auto
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from playbook.errors import CredentialsError, DeclinedError, Effect, ExitCode, JournalDamagedError, ServiceError
-from playbook.journal import this_host
+from playbook.errors import (
+    CredentialsError,
+    DeclinedError,
+    Effect,
+    ExitCode,
+    JournalDamagedError,
+    JournalError,
+    PlaybookError,
+    ServiceError,
+)
+from playbook.journal import INVENTORY, this_host
 from playbook.model import (
     Action,
     Case,
@@ -56,7 +65,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[str, "Mapping[str, Any]"], None]
 
-INVENTORY: Final = "inventory.jsonl"
 ATTEMPTS_MAX: Final = 5
 """Durable intents of one action before a human is asked: a retry loop has a budget (L1)."""
 REPAIRS_MAX: Final = 3
@@ -149,7 +157,9 @@ class Engine:
                 continue
             try:
                 met = self._run_step(step)
-            except CredentialsError:
+            except JournalError:
+                raise  # nothing more may be done, for no intent could be kept
+            except (PlaybookError, Interrupted, KeyboardInterrupt):
                 self._park_unused()
                 raise
             troubles += met
@@ -279,7 +289,8 @@ class Engine:
             if not lost:
                 continue
             made = state.of(provider.key).attempts[-1].applied or {}
-            holders = self._holders(users, made)
+            # A value that can be taken from its source again cuts nobody off.
+            holders = self._holders(users, made) if provider.changes else []
             if not holders:
                 self._reset(mine, made, first=[], keep=False)
                 continue
@@ -310,8 +321,9 @@ class Engine:
         return holders
 
     def _may_have_written(self, action: Action) -> bool:
+        """Whether the place may show ours: one without an intent cannot, for nobody else has the secret."""
         attempts = self.journal.state.of(action.key).attempts
-        return action.changes and bool(attempts) and not attempts[-1].reset
+        return action.changes and any(not item.reset and item.failed != Effect.NONE for item in attempts)
 
     def _choose_recovery(
         self, provider: Action, made: Mapping[str, Any], holders: list[Action], others: list[Action]
@@ -332,27 +344,36 @@ class Engine:
                 keep=keep,
             )
         )
-        self.tell("reset", {"lost": made.get("key_id", ""), "actions": len(actions)})
+        if made.get("key_id"):
+            self.tell("reset", {"lost": made["key_id"], "actions": len(actions)})
 
     def _park_unused(self) -> None:
         """Before the run stops, make harmless every live key of ours that no sink holds (invariant I6b)."""
         state = self.journal.state
         for provider in self._providers:
-            progress = state.of(provider.key)
-            made = progress.attempts[-1].applied if progress.attempts else None
-            if made is None or progress.state not in {"applied", "verified"} or progress.attempts[-1].reset:
+            users = self._users_of(provider)
+            verified = [action for action in users if state.of(action.key).state == "verified"]
+            if len(verified) == len(users):
                 continue
-            users = [action for action in self._users_of(provider) if state.of(action.key).state not in SETTLED]
-            if not users or any(state.of(action.key).state == "verified" for action in self._users_of(provider)):
-                continue
-            try:
-                if self._holders(users, made):
-                    continue
-                for action in provider.park(made):
-                    self._do_now(action)
-                self.world.drop(provider.credential)
-            except (ServiceError, CredentialsError):
-                self.tell("still-on", {"key_id": made.get("key_id", ""), "why": "it could not be switched off"})
+            for attempt in state.of(provider.key).attempts:
+                if attempt.applied is not None and (attempt.reset or not verified):
+                    # What was made last is only where this run wrote it; what was made before may be anywhere.
+                    written = users if attempt.reset else [a for a in users if self._may_have_written(a)]
+                    self._park(provider, attempt.applied, written)
+
+    def _park(self, provider: Action, made: Mapping[str, Any], written: Sequence[Action]) -> None:
+        try:
+            if written and self.stopping:
+                # There is no time for the second look without which a first one proves nothing.
+                self.tell("still-on", {"key_id": made.get("key_id", ""), "why": "a place may hold it already"})
+                return
+            if written and self._holders(written, made):
+                return
+            for action in provider.park(made):
+                self._do_now(action)
+            self.world.drop(provider.credential)
+        except (ServiceError, CredentialsError):
+            self.tell("still-on", {"key_id": made.get("key_id", ""), "why": "it could not be switched off"})
 
     def _users_of(self, provider: Action) -> list[Action]:
         for step in self.journal.state.plans:
@@ -739,8 +760,8 @@ class _Lanes:
                 # Look, do not repeat: `observe` says whether it happened.
                 return None
             return self._refused(lane, action, error)
-        except CredentialsError:
-            self._journal.append(Failed(key=action.key, effect=Effect.NONE.value, code="Credentials"))
+        except CredentialsError as error:
+            self._journal.append(Failed(key=action.key, effect=error.effect.value, code="Credentials"))
             raise
         self._journal.append(Applied(key=action.key, evidence=dict(evidence)))
         self._engine.tell("applied", {"key": action.key, "what": action.describe()})

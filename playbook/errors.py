@@ -81,6 +81,8 @@ class CredentialsError(PlaybookError):
     """AWS or CircleCI does not accept who we are; a call that ends so has changed nothing."""
 
     exit_code = ExitCode.CREDENTIALS
+    effect = Effect.NONE
+    """UNKNOWN when it ended an action of several calls, of which the first were carried out."""
 
 
 class ServiceError(PlaybookError):

@@ -1,30 +1,98 @@
-"""Everything stored in CircleCI and every access key, collected through a `View`; reads only, and fails closed.
+"""One reading of both platforms: everything stored in CircleCI and every access key, as rows; fails closed.
 
 What could not be read is a hole with its name, and an inventory with a hole never says that it is complete.
-The document of `Inventory.document` is described by `docs/inventory.md`; other tools read it.
+`collect` fills one, `inventory_document` tells it to other tools.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from playbook.correlate import Correlation, StoredVariable, correlate, variable_id
-from playbook.errors import ServiceError, UsageError
+from playbook.correlate import Correlation, StoredVariable, correlate
+from playbook.errors import UsageError
 from playbook.model import Choice, Question
-from playbook.ports import AccessKey, Hole, LastUsed, Organization, Project, Sink, SinkKind, User, Variables, display
+from playbook.ports import (
+    AccessKey,
+    Hole,
+    LastUsed,
+    Organization,
+    Project,
+    Restriction,
+    SecretKind,
+    Sink,
+    StoredSecret,
+    User,
+    display,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping, Sequence
 
     from playbook.model import Ask
     from playbook.ports import View
 
-SCHEMA: Final = 1
+Row: TypeAlias = tuple[str, Any]
+"""What a row is (one of `ROWS`), and the thing itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRestriction:
+    """Who may use one context, as far as one of its restrictions says."""
+
+    sink: Sink
+    restriction: Restriction
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyUse:
+    """When one key signed last."""
+
+    id: str
+    used: LastUsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """Which key a place holds, because a canary printed it or a person said so."""
+
+    place: str
+    """The variable's id, as `correlate.variable_id` builds it."""
+    key_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """How often one kind of thing was asked for, and how many of these answers are missing or from an earlier run."""
+
+    what: str
+    asked: int
+    refused: int = 0
+    reused: int = 0
+
+
+ROWS: Final[Mapping[str, type[Any]]] = {
+    "generated_at": str,
+    "oldest_read_at": str,
+    "kind": str,
+    "organization": Organization,
+    "project": Project,
+    "context": Sink,
+    "variable": StoredVariable,
+    "secret": StoredSecret,
+    "restriction": StoredRestriction,
+    "user": User,
+    "key": AccessKey,
+    "last_used": KeyUse,
+    "root_key": str,
+    "said": Said,
+    "reads": Reads,
+    "hole": Hole,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +100,24 @@ class Inventory:
     """One reading of both platforms."""
 
     generated_at: str
+    oldest_read_at: str = ""
+    """When the oldest part of an interrupted and continued reading was read; empty: all of it in one go."""
+    kinds: tuple[str, ...] = ()
+    """The kinds that were asked for; empty for a case of the first version, which read variables only."""
     organizations: tuple[Organization, ...] = ()
     projects: tuple[Project, ...] = ()
     contexts: tuple[Sink, ...] = ()
     variables: tuple[StoredVariable, ...] = ()
+    secrets: tuple[StoredSecret, ...] = ()
+    """Every stored thing that is no variable."""
+    restrictions: tuple[StoredRestriction, ...] = ()
     users: tuple[User, ...] = ()
     keys: tuple[AccessKey, ...] = ()
     last_used: dict[str, LastUsed] = field(default_factory=dict)
+    root_keys: tuple[str, ...] = ()
+    """The accounts whose root user has access keys."""
+    said: tuple[Said, ...] = ()
+    reads: tuple[Reads, ...] = ()
     holes: tuple[Hole, ...] = ()
 
     @property
@@ -46,134 +125,80 @@ class Inventory:
         """True when nothing that should have been read is missing."""
         return not self.holes
 
+    @cached_property
+    def _correlated(self) -> Correlation:
+        said = {item.place: item.key_id for item in self.said}
+        return correlate(self.variables, self.keys, self.last_used, said)
+
     def correlation(self) -> Correlation:
         """Which variable holds which key."""
-        return correlate(self.variables, self.keys, self.last_used)
+        return self._correlated
 
-    def to_lines(self) -> tuple[str, ...]:
-        """As JSON lines, one row a line, for the case's `inventory.jsonl`."""
-        rows: list[tuple[str, Any]] = [
+    def rows(self) -> tuple[Row, ...]:
+        """Everything, row by row."""
+        return (
             ("generated_at", self.generated_at),
+            *([("oldest_read_at", self.oldest_read_at)] if self.oldest_read_at else []),
+            *(("kind", item) for item in self.kinds),
             *(("organization", item) for item in self.organizations),
             *(("project", item) for item in self.projects),
             *(("context", item) for item in self.contexts),
             *(("variable", item) for item in self.variables),
+            *(("secret", item) for item in self.secrets),
+            *(("restriction", item) for item in self.restrictions),
             *(("user", item) for item in self.users),
             *(("key", item) for item in self.keys),
-            *(("last_used", {"id": key, "used": used}) for key, used in self.last_used.items()),
+            *(("last_used", KeyUse(id=key, used=used)) for key, used in self.last_used.items()),
+            *(("root_key", item) for item in self.root_keys),
+            *(("said", item) for item in self.said),
+            *(("reads", item) for item in self.reads),
             *(("hole", item) for item in self.holes),
-        ]
-        return tuple(msgspec.json.encode({"row": kind, "value": value}).decode() for kind, value in rows)
+        )
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row]) -> Inventory:
+        """Sort the rows into their places."""
+        found: dict[str, list[Any]] = {name: [] for name in ROWS}
+        for name, value in rows:
+            found[name].append(value)
+        return cls(
+            generated_at=next(iter(found["generated_at"]), ""),
+            oldest_read_at=next(iter(found["oldest_read_at"]), ""),
+            kinds=tuple(found["kind"]),
+            organizations=tuple(found["organization"]),
+            projects=tuple(found["project"]),
+            contexts=tuple(found["context"]),
+            variables=tuple(found["variable"]),
+            secrets=tuple(found["secret"]),
+            restrictions=tuple(found["restriction"]),
+            users=tuple(found["user"]),
+            keys=tuple(found["key"]),
+            last_used={item.id: item.used for item in found["last_used"]},
+            root_keys=tuple(found["root_key"]),
+            said=tuple(found["said"]),
+            reads=tuple(found["reads"]),
+            holes=tuple(found["hole"]),
+        )
+
+    def to_lines(self) -> tuple[str, ...]:
+        """As JSON lines, one row a line, for the case's `inventory.jsonl`."""
+        return tuple(line_of(row) for row in self.rows())
 
     @classmethod
     def from_lines(cls, lines: Sequence[str]) -> Inventory:
         """Read back what `to_lines` wrote."""
-        rows: dict[str, list[Any]] = {}
-        for line in lines:
-            row = json.loads(line)
-            rows.setdefault(row["row"], []).append(row["value"])
-        return cls(
-            generated_at=rows["generated_at"][0] if rows.get("generated_at") else "",
-            organizations=_read(rows, "organization", Organization),
-            projects=_read(rows, "project", Project),
-            contexts=_read(rows, "context", Sink),
-            variables=_read(rows, "variable", StoredVariable),
-            users=_read(rows, "user", User),
-            keys=_read(rows, "key", AccessKey),
-            last_used={row["id"]: msgspec.convert(row["used"], LastUsed) for row in rows.get("last_used", [])},
-            holes=_read(rows, "hole", Hole),
-        )
-
-    def document(self, kinds: Iterable[str] = ()) -> dict[str, Any]:
-        """The JSON document that other tools read (schema 1); `kinds` limits the secrets."""
-        correlation = self.correlation()
-        wanted = set(kinds)
-        holding = {match.stored.id: match for match in correlation.matches}
-        of_secret = {
-            variable_id(match.stored.sink, match.secret_name): match
-            for match in correlation.matches
-            if match.secret_name is not None
-        }
-        secrets = []
-        for stored in self.variables:
-            kind = f"{stored.sink.kind.value}-variable"
-            if wanted and kind not in wanted:
-                continue
-            row: dict[str, Any] = {
-                "id": stored.id,
-                "kind": kind,
-                "organization": stored.sink.organization,
-                stored.sink.kind.value: stored.sink.name,
-                "name": stored.variable.name,
-                "tail": stored.variable.tail,
-                "created_at": _iso(stored.variable.created_at),
-                "updated_at": _iso(stored.variable.updated_at),
-                "exposure": "unknown",
-                "rotation": "this-tool",
-                "access_key": None,
-            }
-            match = holding.get(stored.id) or of_secret.get(stored.id)
-            if match is not None and match.key is not None:
-                evidence = list(match.evidence)
-                if stored.id not in holding:
-                    evidence.insert(0, f"it stands beside {match.stored.variable.name}")
-                row["access_key"] = {
-                    "account": match.key.account,
-                    "user": match.key.user,
-                    "id": match.key.id,
-                    "confidence": match.confidence,
-                    "evidence": evidence,
-                }
-            secrets.append(row)
-        return {
-            "schema": SCHEMA,
-            "generated_at": self.generated_at,
-            "complete": self.complete,
-            "holes": [{"what": hole.what, "where": hole.where, "why": hole.why} for hole in self.holes],
-            "organizations": [{"id": o.id, "slug": o.slug, "name": o.name} for o in self.organizations],
-            "projects": [
-                {
-                    "id": p.id,
-                    "slug": p.slug,
-                    "organization": p.organization,
-                    "known_by": list(p.known_by),
-                    "deleted": p.deleted,
-                }
-                for p in self.projects
-            ],
-            "contexts": [{"id": c.id, "name": c.name, "organization": c.organization} for c in self.contexts],
-            "secrets": secrets,
-            "access_keys": [self._key_row(key, correlation) for key in self.keys],
-        }
-
-    def _key_row(self, key: AccessKey, correlation: Correlation) -> dict[str, Any]:
-        used = self.last_used.get(key.id)
-        places = [
-            place
-            for match in correlation.stored_in(key.id)
-            for place in (
-                match.stored.id,
-                *([variable_id(match.stored.sink, match.secret_name)] if match.secret_name else []),
-            )
-        ]
-        return {
-            "account": key.account,
-            "user": key.user,
-            "id": key.id,
-            "status": key.status.value,
-            "created_at": _iso(key.created_at),
-            "last_used_at": _iso(used.at) if used else None,
-            "last_used_service": used.service if used and used.at else None,
-            "stored_in": places,
-        }
+        return cls.from_rows(row_of(line) for line in lines)
 
 
-def _read(rows: dict[str, list[Any]], kind: str, cls: type[Any]) -> tuple[Any, ...]:
-    return tuple(msgspec.convert(value, cls) for value in rows.get(kind, []))
+def line_of(row: Row) -> str:
+    """One row as a line of JSON."""
+    return msgspec.json.encode({"row": row[0], "value": row[1]}).decode()
 
 
-def _iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+def row_of(line: str) -> Row:
+    """Read a line back, strictly."""
+    read = json.loads(line)
+    return read["row"], msgspec.convert(read["value"], ROWS[read["row"]])
 
 
 def find_organizations(view: View, wanted: Sequence[str]) -> tuple[Organization, ...]:
@@ -219,98 +244,12 @@ def ask_organizations(view: View, ask: Ask) -> tuple[Organization, ...]:
     return find_organizations(view, [str(name) for name in answer])
 
 
-def collect(view: View, organizations: Sequence[Organization], accounts: Sequence[str]) -> Inventory:
-    """Read everything once; a refused read becomes a hole, anything else that fails stops the reading."""
-    holes: list[Hole] = []
-    contexts: list[Sink] = []
-    projects: list[Project] = []
-    for organization in organizations:
-        try:
-            contexts += view.circleci.contexts(organization)
-        except ServiceError as error:
-            holes.append(_hole("contexts", organization.slug, error))
-        try:
-            listed = view.circleci.projects(organization)
-        except ServiceError as error:
-            holes.append(_hole("projects", organization.slug, error))
-        else:
-            projects += listed.items
-            holes += listed.holes
-    sinks = [*contexts, *(_project_sink(project) for project in projects)]
-    variables: list[StoredVariable] = []
-    for sink, (stored, hole) in zip(sinks, view.gather(lambda sink: _variables(view, sink), sinks), strict=True):
-        variables += [StoredVariable(sink=sink, variable=variable) for variable in stored.items]
-        if hole is not None:
-            holes.append(hole)
-    users, keys, last_used = _keys(view, accounts, holes)
-    return Inventory(
-        generated_at=view.clock.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
-        organizations=tuple(organizations),
-        projects=tuple(projects),
-        contexts=tuple(contexts),
-        variables=tuple(variables),
-        users=tuple(users),
-        keys=tuple(keys),
-        last_used=last_used,
-        holes=tuple(holes),
-    )
+def secret_id(secret: StoredSecret) -> str:
+    """The id of a row that is no variable; one SSH key may serve several hosts, each a row of its own."""
+    host = f":{secret.name}" if secret.kind is SecretKind.SSH_KEY else ""
+    return f"{secret.kind.value}:{secret.place}:{secret.id}{host}"
 
 
-def _project_sink(project: Project) -> Sink:
-    return Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
-
-
-def _hole(what: str, where: str, error: ServiceError) -> Hole:
-    return Hole(what=what, where=where, why=error.code)
-
-
-def _variables(view: View, sink: Sink) -> tuple[Variables, Hole | None]:
-    try:
-        stored = view.circleci.variables(sink)
-    except ServiceError as error:
-        return Variables(items=()), _hole(f"{sink.kind.value} variables", sink.name, error)
-    if not stored.complete:
-        why = f"more than {len(stored.items)} variables; the API shows no more"
-        return stored, Hole(what=f"{sink.kind.value} variables", where=sink.name, why=why)
-    return stored, None
-
-
-def _keys(
-    view: View, accounts: Sequence[str], holes: list[Hole]
-) -> tuple[list[User], list[AccessKey], dict[str, LastUsed]]:
-    users: list[User] = []
-    for account in accounts:
-        try:
-            users += view.aws(account).users()
-        except ServiceError as error:
-            holes.append(_hole("IAM users", account, error))
-    keys: list[AccessKey] = []
-
-    def listed(user: User) -> tuple[AccessKey, ...] | Hole:
-        try:
-            return view.aws(user.account).access_keys(user.name).keys
-        except ServiceError as error:
-            return _hole("access keys", f"{user.account}/{user.name}", error)
-
-    for result in view.gather(listed, users):
-        if isinstance(result, Hole):
-            holes.append(result)
-        else:
-            keys += result
-    return users, keys, _last_used(view, keys, holes)
-
-
-def _last_used(view: View, keys: Sequence[AccessKey], holes: list[Hole]) -> dict[str, LastUsed]:
-    def used(key: AccessKey) -> LastUsed | Hole:
-        try:
-            return view.aws(key.account).last_used(key.id)
-        except ServiceError as error:
-            return _hole("last use", f"{key.account}/{key.user}/{key.id}", error)
-
-    last_used: dict[str, LastUsed] = {}
-    for key, answer in zip(keys, view.gather(used, keys), strict=True):
-        if isinstance(answer, Hole):
-            holes.append(answer)
-        else:
-            last_used[key.id] = answer
-    return last_used
+def restriction_id(stored: StoredRestriction) -> str:
+    """The id of a context's restriction."""
+    return f"{SecretKind.CONTEXT_RESTRICTION.value}:{stored.sink.id}:{stored.restriction.id}"

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 
 JOURNAL: Final = "journal.jsonl"
 LOCK: Final = ".lock"
+INVENTORY: Final = "inventory.jsonl"
 OURS: Final = re.compile(
-    r"journal\.jsonl|journal\.broken-\d+|\.lock|\.new-\S+|log\.jsonl|inventory\.jsonl|plan\.jsonl|world\.json(\.\S+)?|\.world\S*|report\.(md|json|html)"
+    r"journal\.jsonl|journal\.broken-\d+|\.lock|\.new-\S+|log\.jsonl|inventory(\.reading)?\.jsonl|plan\.jsonl|world\.json(\.\S+)?|\.world\S*|report\.(md|json|html)"
 )
 GENESIS: Final = "0" * 64
 SECTOR: Final = 512
@@ -295,6 +296,12 @@ def read_attachment(folder: Path, name: str, digest: str) -> tuple[str, ...]:
         )
     # Not `splitlines`: a name may hold U+2028 or U+0085, which end no line of ours.
     return tuple(content.decode().split("\n")[:-1])
+
+
+def attached_inventory(folder: Path, state: State) -> tuple[str, ...] | None:
+    """The lines of the case's inventory, verified; None when it was not taken yet."""
+    digest = next((part.attachment for parts in state.plans.values() for part in parts if part.attachment), "")
+    return read_attachment(folder, INVENTORY, digest) if digest else None
 
 
 class Journal:

@@ -270,10 +270,36 @@ class Plan:
                     remedy="This is a bug; nothing was changed. Report it with the plan.",
                 )
 
+    def sagas(self) -> tuple[tuple[Action, ...], ...]:
+        """The actions in the order in which they are carried out, those that hang together side by side.
+
+        A saga is what one lane, `after` or both tie together: a key with all its places.
+        """
+        before = _before(self.step, self.actions)
+        return tuple(tuple(_ordered(self.step, group, before)) for group in tied_together(self.actions))
+
     def digest(self) -> str:
         """SHA-256 over the actions; findings, evidence and times do not count."""
         together = "\n".join(sorted(action.digest() for action in self.actions))
         return "sha256:" + hashlib.sha256(f"{self.step}\n{together}".encode()).hexdigest()
+
+
+def tied_together(actions: Sequence[Action]) -> list[list[Action]]:
+    """Split actions into groups that share no lane and do not wait for one another, in order of first appearance."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while leader.setdefault(name, name) != name:
+            name = leader[name]
+        return name
+
+    for action in actions:
+        for name in (f"lane {action.lane}", *action.after):
+            leader[find(name)] = find(action.key)
+    groups: dict[str, list[Action]] = {}
+    for action in actions:
+        groups.setdefault(find(action.key), []).append(action)
+    return list(groups.values())
 
 
 def _before(step: str, actions: Sequence[Action]) -> dict[str, list[str]]:
@@ -320,6 +346,8 @@ class Choice:
 
     value: str
     title: str
+    declines: bool = False
+    """Picking it is no answer: the run stops with nothing changed, and the question is asked again next time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +374,10 @@ class Question(Generic[T]):
     """What the wizard preselects; batch never takes it."""
     detail: Mapping[str, str] = field(default_factory=dict)
     """Columns for the wizard's table."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Choices that a guard rules out here, each with the sentence that says why and what to do instead."""
+    optional: bool = False
+    """True: nobody is bothered; the default counts unless an answers file says otherwise."""
 
 
 class Ask(Protocol):

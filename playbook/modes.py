@@ -24,12 +24,12 @@ import msgspec
 from playbook import __version__
 from playbook.engine import Engine, Outcome
 from playbook.errors import DeclinedError, GuardError, MissingAnswerError, UsageError
-from playbook.inventory import ask_organizations
 from playbook.journal import Journal, opened, this_host
 from playbook.model import Action, Plan, Recourse, Recovery, action_from_data
 from playbook.operators.transcript import Transcript
 from playbook.ports import Platforms, Waits
 from playbook.records import Answered, Approved, Opened
+from playbook.scope import ask_scope
 from playbook.world import CaseWorld
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Settings:
 
     profiles: tuple[str, ...] = ()
     role_arns: tuple[str, ...] = ()
+    organization_role: str = ""
     region: str = ""
     circleci_host: str = ""
     circleci_token_file: str = ""
@@ -119,6 +120,7 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
     aws = connect_aws(
         profiles=settings.profiles,
         role_arns=settings.role_arns,
+        organization_role=settings.organization_role,
         region=settings.region or None,
         parallel=settings.parallel,
         case_id=case,
@@ -138,6 +140,8 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         obtain=lambda source: obtain(source, os.environ, ask_secret),
         check_source=lambda source: check_source(source, os.environ, attended=ask_secret is not None),
         close=close,
+        unopened=aws.unopened,
+        notes=aws.notes,
     )
 
 
@@ -297,7 +301,7 @@ def walk(platforms: Platforms, steps: Sequence[Step], operator: Operator, settin
     for account in real.accounts:
         real.aws(account).identity()
     real.circleci.login()
-    organizations = ask_organizations(real, _OneByOne(operator))
+    organizations = ask_scope(real, _OneByOne(operator))
     twin = mirror(
         platforms,
         accounts=real.accounts,
@@ -309,7 +313,7 @@ def walk(platforms: Platforms, steps: Sequence[Step], operator: Operator, settin
     )
     engine = Engine(
         memory,
-        twin.platforms(),
+        replace(twin.platforms(), unopened=platforms.unopened),
         _Walker(operator),
         waits=waits,
         parallel=1,

@@ -55,6 +55,17 @@ class User:
     name: str
     arn: str
     created_at: datetime | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    policies: tuple[str, ...] = ()
+    """The names of the managed policies attached to the user itself."""
+    inline_policies: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    boundary: str = ""
+    """The ARN of the permissions boundary; it is named, never evaluated."""
+    reach: tuple[str, ...] = ()
+    """What makes a stolen key worse than its policies' names say, in words: everything, or IAM itself."""
+    password_last_used_at: datetime | None = None
+    """From the credential report, which may be hours old."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +103,32 @@ class LastUsed:
     at: datetime | None
     service: str = ""
     region: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedKey:
+    """One of the two key columns of a credential report; it carries no key id (facts/aws 11)."""
+
+    changed_at: datetime | None
+    """When the key was made or its status last changed."""
+    last_used: LastUsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedUser:
+    """One row of a credential report."""
+
+    name: str
+    keys: tuple[ReportedKey, ...] = ()
+    password_last_used_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CredentialReport:
+    """`iam:GetCredentialReport`: up to four hours old, so it adds to what is listed and never replaces it."""
+
+    generated_at: datetime
+    users: tuple[ReportedUser, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +172,14 @@ class AwsReader(Protocol):
 
     def users(self) -> tuple[User, ...]:
         """Every user, all pages."""
+        ...
+
+    def described_users(self) -> tuple[User, ...]:
+        """Every user with tags, groups and the reach of the policies: `iam:GetAccountAuthorizationDetails`."""
+        ...
+
+    def credential_report(self) -> CredentialReport:
+        """Last uses of passwords and keys in one document, as of hours ago."""
         ...
 
     def access_keys(self, user: str) -> KeyListing:
@@ -456,6 +501,11 @@ class View(Protocol):
         ...
 
     @property
+    def unopened(self) -> tuple[Hole, ...]:
+        """The AWS accounts that should have been opened and were not."""
+        ...
+
+    @property
     def circleci(self) -> CircleCiReader:
         """CircleCI, read only."""
         ...
@@ -530,6 +580,10 @@ class Platforms:
     check_source: Callable[[str], None] = field(default=lambda _source: None)
     """Refuses a source of a new value that would fail later; reads no value."""
     close: Callable[[], None] = field(default=lambda: None)
+    unopened: tuple[Hole, ...] = ()
+    """AWS accounts that were to be opened and refused."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the world was opened."""
 
 
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})

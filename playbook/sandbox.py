@@ -66,7 +66,7 @@ class Sandbox:
         from playbook.twins.moto_server import MotoServer  # noqa: PLC0415  # moto comes with an extra
 
         self.aws = MotoServer()
-        self.aws.start()
+        self.aws.start(self._aws_port)
         for account in self.state.accounts.values():
             for user in account.users:
                 self.aws.add_user(account.id, user)

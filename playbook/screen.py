@@ -6,7 +6,9 @@ Every name came from a platform and goes through `ports.display`; colour never s
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from rich.console import Console
@@ -17,16 +19,20 @@ from playbook.ports import display
 from playbook.summary import key_rows, step_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from playbook.collect import Advance
     from playbook.engine import Outcome
-    from playbook.inventory import Inventory
     from playbook.model import Finding, Step
     from playbook.modes import Walk
     from playbook.records import State
 
 WIDE: Final = 10_000
 """The width off a terminal: no name or id is cut or wrapped there."""
+NARROW: Final = 80
+"""Below this the tables of an inventory have two columns."""
+REDRAW_S: Final = 0.2
+LINE_S: Final = 5.0
 WAIT_SHOWN_S: Final = 2
 _LINES: Final = {
     "step": ("\n== {title} ({phase})", "bold"),
@@ -43,17 +49,26 @@ _STYLE: Final = {"danger": "bold red", "warning": "yellow", "note": ""}
 _MARK: Final = {"danger": "!!", "warning": " !", "note": "  "}
 
 
+class _Console(Console):
+    """A console whose reader may go away: what is being done matters more than who watches."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nobody from now on; rich itself would end the program."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console(stream: TextIO) -> Console:
     """A rich console that never interprets foreign text and never cuts off a terminal."""
     terminal = stream.isatty()
-    return Console(
+    return _Console(
         file=stream,
         markup=False,
         emoji=False,
         highlight=False,
         soft_wrap=not terminal,
         width=None if terminal else WIDE,
-        no_color=None if terminal else True,
+        # Of the variables that rich takes for a terminal only this one asks for colours.
+        force_terminal=terminal or bool(os.environ.get("FORCE_COLOR")),
     )
 
 
@@ -66,13 +81,14 @@ class Screen:
         self._quiet = quiet
 
     def say(self, text: str, style: str = "") -> None:
-        """One line of talk."""
+        """One line of talk; a terminal that is gone does not stop what is talked about."""
         if not self._quiet:
-            self.talk.print(Text(text, style=style))
+            with suppress(OSError):
+                self.talk.print(Text(text, style=style))
 
-    def result(self, text: str) -> None:
-        """One line of the result."""
-        self.answer.print(Text(text))
+    def result(self, text: str, *, end: str = "\n") -> None:
+        """One line of the result, or several as they are: never wrapped, not even on a terminal."""
+        self.answer.out(text, highlight=False, end=end)
 
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Progress of the engine, one line an event; waits of under two seconds are not worth one."""
@@ -96,14 +112,18 @@ class Screen:
 
     def show_walk(self, walked: Walk) -> None:
         """The changes that a run would make, step by step, and what the walk cannot prove."""
-        by_step: dict[str, list[str]] = {}
-        for step, action in walked.changes:
-            by_step.setdefault(step, []).append(f"{'DESTROYS ' if action.destroys else '         '}{action.describe()}")
         self.say(f"\n== The plan: {len(walked.changes)} change(s)", "bold")
-        for step, lines in by_step.items():
-            self.say(f"   {step}")
-            for line in lines:
-                self.say(f"     {line}")
+        for plan in walked.plans:
+            if any(action.changes for action in plan.actions):
+                self.say(f"   {plan.step}")
+            for saga in plan.sagas():
+                for action in saga:
+                    if action.changes:
+                        self.say(f"     {'DESTROYS' if action.destroys else '        '} {action.describe()}")
+        self.show_doubts(walked)
+
+    def show_doubts(self, walked: Walk) -> None:
+        """Where the walk got stuck, what it cannot prove, and its digest."""
         for trouble in walked.outcome.troubles:
             self.say(f" ! Would stop at: {trouble.action.describe()}: {trouble.reason}", "yellow")
         for text in walked.unproved:
@@ -114,7 +134,12 @@ class Screen:
         """The closing table, what still waits and why, what falls due later, and the next command."""
         self.answer.print(keys_table(state))
         self.answer.print(steps_table(state, steps))
+        # One cause may hold several lanes up: it is told once.
+        told: set[str] = set()
         for trouble in outcome.troubles:
+            if trouble.reason in told:
+                continue
+            told.add(trouble.reason)
             what = "FAILED" if trouble.failed else "WAITS "
             self.result(f"{what} {trouble.action.describe()}: {trouble.reason}")
             self.result(f"       {trouble.remedy}")
@@ -127,30 +152,142 @@ class Screen:
         if outcome.unfinished:
             self.result(f"Next:  rotation-playbook resume {folder}")
 
-    def inventory(self, inventory: Inventory) -> None:
-        """First whether anything is missing, then every key and its places, then every other secret."""
-        if inventory.complete:
-            self.result(f"Complete: {len(inventory.variables)} variables, {len(inventory.keys)} access keys.")
+    def inventory(self, told: Mapping[str, Any]) -> None:
+        """First whether anything is missing, then every key and its places, then everything else that is stored."""
+        width = WIDE if not self.answer.is_terminal else self.answer.width
+        for line in opening_lines(told):
+            self.result(line)
+        self.answer.print(stored_keys(told, narrow=width < NARROW))
+        for kind, rows in _by_kind(told):
+            self.result(f"\n{kind}: {len(rows)}{_rotation(rows)}")
+            self.answer.print(stored_rows(rows, narrow=width < NARROW))
+        for finding in told["findings"]:
+            self.answer.print(
+                Text(f"{_MARK.get(finding['level'], '  ')} {display(finding['text'])}", style=_STYLE[finding["level"]])
+            )
+
+
+def opening_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the inventory is whole, comes first; then what was not read, how old it is, and the exposure."""
+    counts = f"{len(told['secrets'])} stored things, {len(told['access_keys'])} access keys"
+    if told["complete"]:
+        yield f"Complete: {counts}."
+    else:
+        yield f"INCOMPLETE: {len(told['holes'])} thing(s) could not be read; this is no all-clear. {counts} were read."
+    for hole in told["holes"]:
+        yield f"  not read: {display(hole['what'])} of {display(hole['where'])} ({display(hole['why'])})"
+    if told["oldest_read_at"] < told["generated_at"]:
+        yield f"An interrupted reading was continued: its oldest part is of {told['oldest_read_at']}."
+    if told["exposure_window"] is not None:
+        left = told["burn_down"]
+        yield (
+            f"Exposure: {left['rotated']} of {left['total']} secrets rotated; "
+            f"{left['exposed']} exposed, {left['unknown']} unknown."
+        )
+
+
+def stored_keys(told: Mapping[str, Any], *, narrow: bool) -> Table:
+    """Every access key, where it is stored and what it opens."""
+    names = {row["id"]: f"{_place(row)}:{row['name']}" for row in told["secrets"]}
+    reach = {(user["account"], user["name"]): user for user in told["users"]}
+    columns = ("access key", "stored in, and what it opens")
+    table = _table(*columns) if narrow else _table("account", "user", columns[0], "status", "last used", columns[1])
+    for row in told["access_keys"]:
+        last = (row["last_used_at"] or "never")[:10]
+        places = [display(names.get(place, place)) for place in row["stored_in"]] or ["-"]
+        if row["stored_in"]:
+            places.append(f"opens: {_opens(reach.get((row['account'], row['user'])))}; {_used_by(row)}")
+        cells: tuple[str, ...] = (row["account"], row["user"], row["id"], row["status"], last)
+        if narrow:
+            cells = (f"{row['id']} {row['status']} of {row['account']}/{row['user']}, last used {last}",)
+        table.add_row(*map(_cell, cells), Text("\n".join(places), overflow="fold"))
+    return table
+
+
+def stored_rows(rows: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
+    """The rows of one kind."""
+    table = (
+        _table("place and name", "what") if narrow else _table("place", "name", "tail", "written", "exposure", "holds")
+    )
+    for row in rows:
+        held = row["access_key"]
+        holds = f"{held['id']} ({held['confidence']})" if held else row["note"] or row["detail"] or "-"
+        written = (row["updated_at"] or row["created_at"] or "unknown")[:10]
+        exposure, tail = row["exposure"] or "-", row["tail"] or "-"
+        if narrow:
+            table.add_row(_cell(f"{_place(row)}:{row['name']}"), _cell(f"{tail} {written} {exposure}; {holds}"))
         else:
-            self.result(f"INCOMPLETE: {len(inventory.holes)} thing(s) could not be read; this is no all-clear.")
-            for hole in inventory.holes:
-                self.result(f"  not read: {display(hole.what)} of {display(hole.where)} ({display(hole.why)})")
-        document = inventory.document()
-        names = {row["id"]: f"{row.get('context') or row.get('project')}:{row['name']}" for row in document["secrets"]}
-        table = _table("account", "user", "access key", "status", "last used", "stored in")
-        for row in document["access_keys"]:
-            places = "\n".join(display(names.get(place, place)) for place in row["stored_in"]) or "-"
-            last = (row["last_used_at"] or "never")[:10]
-            table.add_row(*map(_cell, (row["account"], row["user"], row["id"], row["status"], last)), Text(places))
-        self.answer.print(table)
-        table = _table("place", "variable", "tail", "written", "holds")
-        for row in document["secrets"]:
-            held = row["access_key"]
-            holds = f"{held['id']} ({held['confidence']})" if held else "-"
-            written = (row["updated_at"] or row["created_at"] or "unknown")[:10]
-            place = str(row.get("context") or row.get("project"))
-            table.add_row(*map(_cell, (place, row["name"], row["tail"] or "?", written, holds)))
-        self.answer.print(table)
+            table.add_row(*map(_cell, (_place(row), row["name"], tail, written, exposure, holds)))
+    return table
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return str(row.get("context") or row.get("project") or row.get("resource_class") or row["organization"])
+
+
+def _by_kind(told: Mapping[str, Any]) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
+    for kind in dict.fromkeys(row["kind"] for row in told["secrets"]):
+        yield kind, [row for row in told["secrets"] if row["kind"] == kind]
+
+
+def _rotation(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How the kind is rotated, said once: by hand in its place of the first row, as an example."""
+    how = str(rows[0]["rotation"])
+    return "" if how == "this-tool" else f" - {display(how)}" + (", and so on" if len(rows) > 1 else "")
+
+
+def _opens(user: Mapping[str, Any] | None) -> str:
+    if user is None:
+        return "not known"
+    names = [*user["policies"], *user["inline_policies"], *(f"group {name}" for name in user["groups"])]
+    return display(", ".join(user["reach"]) or ", ".join(names) or "nothing by a policy")
+
+
+def _used_by(row: Mapping[str, Any]) -> str:
+    radius = row["blast_radius"]
+    text = f"used by {len(radius['projects'])} project(s)"
+    if any(context["every_project"] for context in radius["contexts"]):
+        text += ", open to every one"
+    return text + (f", {len(radius['jobs'])} job(s) in the checkouts" if radius["jobs"] else "")
+
+
+class ReadingProgress:
+    """How far an inventory is, on stderr: in place on a terminal, else a line every few seconds. For any thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._lock = threading.Lock()
+        self._began_at = self._said_at = time.monotonic()
+        self._line = ""
+
+    def __call__(self, advance: Advance) -> None:
+        """Say so, unless that was just said."""
+        with self._lock:
+            now = time.monotonic()
+            if advance.done <= 1:
+                self._began_at = now
+            if now - self._said_at < (REDRAW_S if self._terminal else LINE_S):
+                return
+            self._said_at = now
+            elapsed_s = now - self._began_at
+            left_s = elapsed_s / advance.done * (advance.total - advance.done)
+            self._show(f"Reading: {advance.done} of {advance.total} ({advance.what}), about {left_s:.0f} s left")
+
+    def close(self) -> None:
+        """Wipe the line of a terminal."""
+        with self._lock:
+            if self._line:
+                self._show("")
+                self._stream.write("\r")
+
+    def _show(self, line: str) -> None:
+        if self._terminal:
+            self._stream.write(f"\r{line}{' ' * max(0, len(self._line) - len(line))}")
+            self._line = line
+        else:
+            self._stream.write(f"{line}\n")
+        self._stream.flush()
 
 
 def _cell(text: object) -> Text:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from playbook.exposure import NOT_SAID_FROM, NOT_SAID_UNTIL, Proof, Window
 from playbook.model import action_from_data
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 CREATE: Final = "iam:create-access-key"
 DEACTIVATE: Final = "iam:deactivate-access-key"
 STORE: Final = "circleci:store-access-key"
+ACTIVATE: Final = "iam:activate-access-key"
+UPDATE: Final = "circleci:update-variable"
+BY_HAND: Final = "circleci:confirm-rotated-by-hand"
 SETTLED: Final = frozenset({"verified", "skipped"})
 
 
@@ -92,6 +97,36 @@ def _key_row(state: State, actions: Sequence[Mapping[str, Any]], account: str, u
         else _new_is(create.state if create is not None else "", made is not None, replaced=replaced),
         places=f"{written} of {len(stores)}" if stores else "-",
     )
+
+
+def window_of(state: State) -> Window | None:
+    """When strangers could read, as the case's answers say."""
+    said = {answer.answer_key: str(answer.value) for answer in state.answers.values()}
+    return Window.of(
+        said.get("incident.exposed_from", NOT_SAID_FROM), said.get("incident.exposed_until", NOT_SAID_UNTIL)
+    )
+
+
+def proof_of(state: State) -> Proof:
+    """What this case changed and read back: by it a project's variable is known to be rotated."""
+    written: set[str] = set()
+    switched: dict[str, tuple[int, bool]] = {}
+    for _, data in planned_actions(state):
+        progress = state.progress.get(action_from_data(data).key)
+        if progress is None or progress.state != "verified":
+            continue
+        if data["kind"] == STORE:
+            pair = data["pair"]
+            where = f"{pair['sink']['kind']}:{pair['sink']['id']}"
+            written |= {f"{where}:{pair['id_variable']}", f"{where}:{pair['secret_variable']}"}
+        elif data["kind"] in {UPDATE, BY_HAND}:
+            written.add(f"{data['sink']['kind']}:{data['sink']['id']}:{data['name']}")
+        elif data["kind"] in {DEACTIVATE, ACTIVATE}:
+            last = (progress.seq, data["kind"] == DEACTIVATE)
+            switched[data["key_id"]] = max(last, switched.get(data["key_id"], last))
+    off = frozenset(key_id for key_id, (_, is_off) in switched.items() if is_off)
+    since = datetime.fromisoformat(state.opened.at) if state.opened is not None else None
+    return Proof(since=since, written=frozenset(written), off=off)
 
 
 def _state(state: State, key: str) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from playbook.journal import Journal
-    from playbook.ports import Attempt, Aws, CircleCi, Clock, Credential, Evidence, Identity, Platforms
+    from playbook.ports import Attempt, Aws, CircleCi, Clock, Credential, Evidence, Hole, Identity, Platforms
     from playbook.secret import Secret
 
 T = TypeVar("T")
@@ -39,6 +39,11 @@ class CaseWorld:
     def accounts(self) -> tuple[str, ...]:
         """The ids of the named AWS accounts."""
         return tuple(sorted(self._platforms.aws))
+
+    @property
+    def unopened(self) -> tuple[Hole, ...]:
+        """The AWS accounts that should have been opened and were not."""
+        return self._platforms.unopened
 
     @property
     def circleci(self) -> CircleCi:

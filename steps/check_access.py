@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from playbook.errors import UsageError
-from playbook.inventory import ask_organizations
 from playbook.model import Finding, Phase, Plan, Step
 from playbook.ports import display
-from steps.decisions import ask_severity
+from playbook.scope import ask_scope
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
@@ -38,9 +37,8 @@ class CheckAccess(Step):
             if view.aws(account).summary().get("AccountAccessKeysPresent"):
                 text = f"The root user of {account} has access keys: delete them by hand, whatever else is done."
                 findings.append(Finding(level="danger", text=text))
-        ask_severity(ask)
         findings += [
             Finding(level="note", text=f"Organization {display(organization.slug)}")
-            for organization in ask_organizations(view, ask)
+            for organization in ask_scope(view, ask)
         ]
         return Plan(step=self.id, findings=tuple(findings))

@@ -46,6 +46,7 @@ class CloseIncident(Step):
                         answer_key="keys.grace_hours",
                         subject={"user": key.user, "account": key.account, "id": key.id},
                         default=GRACE_HOURS,
+                        optional=True,
                     )
                 )
             )

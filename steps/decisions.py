@@ -9,20 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from playbook.correlate import Correlation, Match, StoredVariable
-from playbook.errors import GuardError, MissingAnswerError
 from playbook.inventory import Inventory
 from playbook.model import Choice, Confidence, Question, Severity, Strategy
 from playbook.ports import AccessKey, SinkKind, display
+from playbook.scope import ask_severity
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
     from playbook.ports import View
 
-SEVERITIES = (
-    Choice(value=Severity.CONFIRMED, title="confirmed - misuse was seen: contain first, builds break"),
-    Choice(value=Severity.EXPOSED, title="exposed - a stranger could read them: replace with zero downtime"),
-    Choice(value=Severity.ROUTINE, title="routine - nothing happened: replace with zero downtime"),
-)
 STRATEGIES = (
     Choice(value=Strategy.REPLACE, title="replace - new key in every place, proved, then the old one off"),
     Choice(value=Strategy.CONTAIN, title="contain - the old key off now (builds break), then replace it"),
@@ -41,6 +36,8 @@ class KeyDecision:
     strategy: Strategy
     places: tuple[Match, ...]
     """The pairs of variables that hold it."""
+    doubtful: tuple[Match, ...]
+    """The places that may hold it, or another key with the same tail."""
     user_arn: str
 
     @property
@@ -68,32 +65,20 @@ class Decisions:
         return tuple(item for item in self.keys if (item.key.account, item.key.user) == (account, user))
 
 
-def ask_severity(ask: Ask) -> Severity:
-    """How sure we are that strangers hold the secrets; it has no safe default."""
-    question = Question(
-        id="incident.severity",
-        prompt="How serious is it?",
-        kind=str,
-        answer_key="incident.severity",
-        choices=SEVERITIES,
-        proposal=Severity.EXPOSED.value,
-    )
-    return Severity(ask(question))
-
-
 def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
     """Ask what becomes of every key; refuse what could not be carried out, before anything is changed."""
     severity = ask_severity(ask)
     inventory = Inventory.from_lines(case.inventory)
     correlation = inventory.correlation()
     arns = {(user.account, user.name): user.arn for user in inventory.users}
-    questions = [_strategy_question(key, correlation, inventory, severity) for key in inventory.keys]
+    questions = [_strategy_question(view, key, correlation, inventory, severity) for key in inventory.keys]
     strategies = [Strategy(answer) for answer in ask.all(questions)]
     decided = tuple(
         KeyDecision(
             key=key,
             strategy=strategy,
             places=correlation.stored_in(key.id),
+            doubtful=correlation.may_hold(key.id),
             user_arn=arns.get((key.account, key.user), ""),
         )
         for key, strategy in zip(inventory.keys, strategies, strict=True)
@@ -101,10 +86,7 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
     decisions = Decisions(severity=severity, inventory=inventory, correlation=correlation, keys=decided)
     for item in decided:
         _ask_reason(item, ask)
-        _refuse_own_key(view, item)
         if item.strategy in REPLACING and item.places:
-            _refuse_incomplete_pairs(item)
-            _refuse_full_user(decisions, item)
             _ask_confidence(item, ask)
     return decisions
 
@@ -114,18 +96,16 @@ def _subject(key: AccessKey) -> dict[str, str]:
 
 
 def _strategy_question(
-    key: AccessKey, correlation: Correlation, inventory: Inventory, severity: Severity
+    view: View, key: AccessKey, correlation: Correlation, inventory: Inventory, severity: Severity
 ) -> Question[str]:
     places = correlation.stored_in(key.id)
     used = inventory.last_used.get(key.id)
-    exposed = bool(places) and key.is_active
-    if not exposed:
-        proposal = Strategy.KEEP
-    elif severity is Severity.CONFIRMED:
-        proposal = Strategy.CONTAIN
-    else:
-        proposal = Strategy.REPLACE
-    where = ", ".join(f"{place.stored.sink.name}:{place.stored.variable.name}" for place in places)
+    doubtful = correlation.may_hold(key.id)
+    exposed = bool(places or doubtful) and key.is_active
+    refused = _refused(view, key, places, doubtful, inventory)
+    wanted = Strategy.CONTAIN if severity is Severity.CONFIRMED else Strategy.REPLACE
+    proposal = wanted if exposed and wanted not in refused else Strategy.KEEP
+    where = ", ".join(f"{place.stored.sink.name}:{place.stored.variable.name}" for place in places or doubtful)
     return Question(
         id=f"keys.strategy:{key.account}/{key.user}/{key.id}",
         prompt=f"What becomes of {key.id} of {display(key.user)}?",
@@ -136,6 +116,7 @@ def _strategy_question(
         # A key that CircleCI does not hold was not exposed by it, and an inactive one cannot be used.
         default=None if exposed else Strategy.KEEP.value,
         proposal=proposal.value,
+        refused=refused,
         detail={
             "account": key.account,
             "user": key.user,
@@ -143,9 +124,38 @@ def _strategy_question(
             "status": key.status.value,
             "last used": used.at.date().isoformat() if used and used.at else "never",
             "stored in": where or "nowhere in CircleCI",
-            "confidence": _weakest(places),
+            "confidence": _weakest(places or doubtful),
+            "note": next(iter(refused.values()), ""),
         },
     )
+
+
+def _refused(
+    view: View, key: AccessKey, places: tuple[Match, ...], doubtful: tuple[Match, ...], inventory: Inventory
+) -> dict[str, str]:
+    """The strategies that could not be carried out or would lock us out, each with the reason."""
+    if view.aws(key.account).own_key_id() == key.id:
+        why = f"this run signs with {key.id} itself and would lock itself out; run with another identity for that"
+        return dict.fromkeys((*REPLACING, Strategy.DEACTIVATE), why)
+    if doubtful:
+        where = f"{display(doubtful[0].stored.sink.name)}:{display(doubtful[0].stored.variable.name)}"
+        return dict.fromkeys(REPLACING, f"the tail in {where} fits several keys, so nothing says which one it holds")
+    if not places:
+        return {}
+    halves = [place for place in places if place.secret_name is None]
+    if halves:
+        where = f"{display(halves[0].stored.sink.name)}:{display(halves[0].stored.variable.name)}"
+        return dict.fromkeys(REPLACING, f"no variable beside {where} holds the secret that belongs to it")
+    others = [
+        other for other in inventory.keys if (other.account, other.user) == (key.account, key.user) and other != key
+    ]
+    if others:
+        listed = ", ".join(f"{other.id} ({other.status.value})" for other in others)
+        why = (
+            f"{display(key.user)} has no free slot: IAM allows two keys, inactive ones included, and there is {listed}"
+        )
+        return dict.fromkeys(REPLACING, why)
+    return {}
 
 
 def _weakest(places: tuple[Match, ...]) -> str:
@@ -156,7 +166,7 @@ def _weakest(places: tuple[Match, ...]) -> str:
 def _ask_reason(item: KeyDecision, ask: Ask) -> None:
     if item.strategy is not Strategy.KEEP:
         return
-    exposed = bool(item.places) and item.key.is_active
+    exposed = bool(item.places or item.doubtful) and item.key.is_active
     ask(
         Question(
             id=f"keys.reason:{item.lane}/{item.key.id}",
@@ -165,39 +175,9 @@ def _ask_reason(item: KeyDecision, ask: Ask) -> None:
             answer_key="keys.reason",
             subject=_subject(item.key),
             default=None if exposed else "CircleCI does not hold it, or it is off already",
+            optional=not exposed,
         )
     )
-
-
-def _refuse_own_key(view: View, item: KeyDecision) -> None:
-    acts = item.strategy is not Strategy.KEEP and (item.places or item.strategy is not Strategy.REPLACE)
-    if acts and view.aws(item.key.account).own_key_id() == item.key.id:
-        raise GuardError(
-            f"This run signs with {item.key.id} itself: rotating it would lock the run out. Nothing was changed.",
-            remedy=f"Run with another identity in {item.key.account}, or answer `keep` for this key with a reason.",
-        )
-
-
-def _refuse_incomplete_pairs(item: KeyDecision) -> None:
-    for place in item.places:
-        if place.secret_name is None:
-            raise GuardError(
-                f"{display(place.stored.sink.name)} holds the id of {item.key.id} in "
-                f"{display(place.stored.variable.name)}, and no variable beside it for the secret. "
-                "Nothing was changed.",
-                remedy="Answer `keep` or `deactivate` for this key, or store its pair in one place and start again.",
-            )
-
-
-def _refuse_full_user(decisions: Decisions, item: KeyDecision) -> None:
-    others = [other for other in decisions.of_user(item.key.account, item.key.user) if other is not item]
-    if others:
-        listed = ", ".join(f"{other.key.id} ({other.key.status.value})" for other in others)
-        raise GuardError(
-            f"{display(item.key.user)} in {item.key.account} has no free slot for a new key: IAM allows two, inactive "
-            f"ones included, and beside {item.key.id} there is {listed}. Nothing was changed.",
-            remedy="Delete the key that nobody uses by hand, or answer `keep` or `deactivate` for this one.",
-        )
 
 
 def _ask_confidence(item: KeyDecision, ask: Ask) -> None:
@@ -205,7 +185,7 @@ def _ask_confidence(item: KeyDecision, ask: Ask) -> None:
     if not weak:
         return
     where = ", ".join(display(f"{place.stored.sink.name}:{place.stored.variable.name}") for place in weak)
-    answer = ask(
+    ask(
         Question(
             id=f"keys.min_confidence:{item.lane}/{item.key.id}",
             prompt=f"Only the last four characters say that {where} holds {item.key.id}. Write the new key there?",
@@ -213,18 +193,11 @@ def _ask_confidence(item: KeyDecision, ask: Ask) -> None:
             answer_key="keys.min_confidence",
             subject=_subject(item.key),
             choices=(
-                Choice(value=Confidence.TAIL_ONLY, title="tail-only - yes, I checked it"),
-                Choice(value=Confidence.STRONG, title="strong - no"),
-                Choice(value=Confidence.CONFIRMED, title="confirmed - no, a human must have said so"),
+                Choice(value=Confidence.TAIL_ONLY, title="tail-only - yes, I checked that place"),
+                Choice(value="no", title="no - stop here, nothing is changed", declines=True),
             ),
         )
     )
-    if Confidence(answer) is not Confidence.TAIL_ONLY:
-        raise MissingAnswerError(
-            f"Only the tail says that {where} holds {item.key.id}, and the answers ask for more. Nothing was changed.",
-            answer_key="keys.min_confidence",
-            remedy='Check those places, then answer `min_confidence = "tail-only"` for this key, or `keep`.',
-        )
 
 
 # --- Other secrets --------------------------------------------------------------------------------------------------
@@ -261,7 +234,8 @@ def decide_variables(decisions: Decisions, ask: Ask) -> tuple[VariableDecision, 
             whole = source in {"keep", "done-by-hand"}
             answer = source if whole else ask(_source_question(sibling, None))
             decided.append(VariableDecision(stored=sibling, source=answer))
-    ask.all([_keep_reason_question(decision.stored) for decision in decided if decision.source == "keep"])
+    kept = [decision.stored for decision in decided if decision.source == "keep"]
+    ask.all([_keep_reason_question(item, is_stranger=item.id in pairs) for item in kept])
     return tuple(decided)
 
 
@@ -304,12 +278,15 @@ def _source_question(stored: StoredVariable, match: Match | None) -> Question[st
     )
 
 
-def _keep_reason_question(stored: StoredVariable) -> Question[str]:
+def _keep_reason_question(stored: StoredVariable, *, is_stranger: bool) -> Question[str]:
+    """A human is asked only about a key that nobody can explain: most variables are kept because nothing is wrong."""
     return Question(
         id=f"variables.reason:{stored.id}",
         prompt=f"Why may {display(stored.variable.name)} in {display(stored.sink.name)} stay?",
         kind=str,
         answer_key="variables.reason",
         subject=variable_subject(stored),
+        default="no reason was given",
+        optional=not is_stranger,
         detail={"variable": stored.variable.name, "place": stored.sink.name},
     )

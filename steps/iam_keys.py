@@ -39,6 +39,12 @@ def credential_of(view: View, name: str) -> Credential | None:
     return held if isinstance(held, Credential) else None
 
 
+def name_strangers(user: str, key_ids: list[str]) -> str:
+    """The sentence about keys that somebody else made; all are named, for each may be an attacker's."""
+    are = "is a key" if len(key_ids) == 1 else "are keys"
+    return f"{' and '.join(key_ids)} {are} of {display(user)} that this run neither found nor made"
+
+
 def minted(view: View, mint: str) -> tuple[str, ...]:
     """The ids that the action with the key `mint` is known to have made, oldest first."""
     made = (attempt.applied for attempt in view.past(mint) if attempt.applied is not None)
@@ -284,7 +290,7 @@ class ConfirmKeys(Action):
         evidence = {"keys": listed, "server_time": listing.server_time.isoformat()}
         strangers = [key_id for key_id in listed if key_id not in {*self.expected, *made}]
         if strangers:
-            reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
+            reason = name_strangers(self.user, strangers)
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         premise = look_at_pairs(view, listing, self.pairs, self.mint, credential_of(view, self.credential))
         if premise is not None:

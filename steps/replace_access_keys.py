@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
-from playbook.errors import AwsError, Effect, ServiceError
+from playbook.errors import AwsError, CredentialsError, Effect, ServiceError
 from playbook.model import Action, Finding, Observation, Phase, Plan, Status, Step, Strategy
 from playbook.ports import Attempt, Credential, KeyListing, display
 from playbook.secret import Secret
@@ -24,6 +25,7 @@ from steps.iam_keys import (
     credential_of,
     list_keys,
     minted,
+    name_strangers,
     retire,
     server_time,
 )
@@ -73,8 +75,9 @@ class CreateAccessKey(Action):
         held = credential_of(view, self.credential)
         if held is not None:
             return self._observe_held(held, listing)
-        for attempt in view.past(self.key):
-            settled = self._observe_attempt(view, attempt, listing)
+        attempts = view.past(self.key)
+        for attempt, later in zip_longest(attempts, attempts[1:]):
+            settled = self._observe_attempt(view, attempt, later, listing)
             if settled is not None:
                 return settled
         return self._observe_premise(view, listing)
@@ -91,7 +94,9 @@ class CreateAccessKey(Action):
             )
         return Observation(status=Status.PRESENT, evidence=evidence)
 
-    def _observe_attempt(self, view: View, attempt: Attempt, listing: KeyListing) -> Observation | None:
+    def _observe_attempt(
+        self, view: View, attempt: Attempt, later: Attempt | None, listing: KeyListing
+    ) -> Observation | None:
         """What became of one earlier try; None when nothing of it is left in the world."""
         if attempt.applied is not None:
             key_id = str(attempt.applied["key_id"])
@@ -100,7 +105,7 @@ class CreateAccessKey(Action):
             return self._observe_orphan(view, key_id, server_time(attempt.applied), listing)
         if attempt.failed == Effect.NONE:
             return None
-        return self._observe_unknown(view, attempt, listing)
+        return self._observe_unknown(view, attempt, later, listing)
 
     def _observe_orphan(
         self, view: View, key_id: str, made_at: datetime | None, listing: KeyListing
@@ -121,7 +126,9 @@ class CreateAccessKey(Action):
             return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=10)
         return None
 
-    def _observe_unknown(self, view: View, attempt: Attempt, listing: KeyListing) -> Observation | None:
+    def _observe_unknown(
+        self, view: View, attempt: Attempt, later: Attempt | None, listing: KeyListing
+    ) -> Observation | None:
         """A try whose end nobody knows: find out whether it made a key, and which (invariants 3.8)."""
         asked_at = server_time(attempt.basis)
         if asked_at is None:
@@ -142,8 +149,15 @@ class CreateAccessKey(Action):
         if ours:
             return self._observe_orphan(view, ours[0], asked_at, listing)
         strangers = {event.key_id for event in creations or ()}
+        # What came after the next try began is that one's candidate: this one was settled before it.
+        next_at = server_time(later.basis) if later is not None else None
+        second = timedelta(seconds=1)
         candidates = [
-            key for key in listing.keys if key.id not in known and key.created_at >= asked_at - timedelta(seconds=1)
+            key
+            for key in listing.keys
+            if key.id not in known
+            and key.created_at >= asked_at - second
+            and (next_at is None or key.created_at < next_at - second)
         ]
         unexplained = [key for key in candidates if key.id not in strangers]
         evidence = {"candidates": [key.id for key in candidates], "server_time": listing.server_time.isoformat()}
@@ -188,10 +202,13 @@ class CreateAccessKey(Action):
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         strangers = [key_id for key_id in listed if key_id not in {*self.known, *kept}]
         if strangers:
-            reason = f"{strangers[0]} is a key of {display(self.user)} that this run neither found nor made"
+            reason = name_strangers(self.user, strangers)
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         if len(listed) >= KEYS_PER_USER:
-            reason = f"{display(self.user)} has {len(listed)} keys already, and IAM allows {KEYS_PER_USER}"
+            reason = (
+                f"{display(self.user)} has {len(listed)} keys already ({', '.join(listed)}), "
+                f"and IAM allows {KEYS_PER_USER}"
+            )
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         return Observation(status=Status.ABSENT, evidence=evidence)
 
@@ -356,6 +373,9 @@ class StoreKey(Action):
         world.circleci.put_variable(self.pair.sink, self.pair.id_variable, Secret(credential.key_id))
         try:
             self._put_secret(world, credential)
+        except CredentialsError as error:
+            error.effect = Effect.UNKNOWN
+            raise
         except ServiceError:
             # The pair is torn now, so the second half is tried once more at once.
             try:

@@ -60,18 +60,19 @@ LAYERS: dict[str, set[str]] = {
     "trust": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate"},
+    "scope": {*BASE, "model", "inventory"},
     "clients": BASE,
     "twins": BASE,
     "log": BASE,
     "operators": {*BASE, "model"},
     "summary": JOURNAL,
     "report": {*JOURNAL, "summary"},
-    "modes": {*ENGINE, "inventory", "clients", "twins", "operators", "log"},
+    "modes": {*ENGINE, "inventory", "scope", "clients", "twins", "operators", "log"},
     # The commands' own helpers, between the modes and the command line.
     "doctor": {*ENGINE, "inventory", "modes"},
     "sandbox": {*BASE, "correlate", "twins"},
     "screen": {*ENGINE, "inventory", "modes", "summary"},
-    "steps": {*BASE, "model", "correlate", "inventory", "trust", "circleci_config"},
+    "steps": {*BASE, "model", "correlate", "inventory", "scope", "trust", "circleci_config"},
     "__main__": {"cli"},
 }
 MORE_FOR_ONE: dict[str, set[str]] = {"playbook.operators.transcript": {"journal", "records"}}

@@ -17,17 +17,32 @@ import json
 import os
 import re
 import threading
+import time
 from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from playbook.clients import aws_errors, quiet_sdk_loggers
+from playbook.clients.aws_details import Details, report_from
 from playbook.clients.aws_sessions import READS, TIMEOUTS, SessionOpener, direct_on_loopback
 from playbook.clients.budget import budget_towards
 from playbook.clients.endpoints import aws_overrides, check_aws, is_loopback
-from playbook.errors import AwsError, CredentialsError, Effect, UsageError
-from playbook.ports import AccessKey, Credential, Identity, KeyCreation, KeyListing, KeyStatus, LastUsed, User, display
+from playbook.errors import AwsError, CredentialsError, Effect, ServiceError, UsageError
+from playbook.ports import (
+    AccessKey,
+    Credential,
+    CredentialReport,
+    Hole,
+    Identity,
+    KeyCreation,
+    KeyListing,
+    KeyStatus,
+    LastUsed,
+    User,
+    display,
+)
 from playbook.secret import Secret
 
 if TYPE_CHECKING:
@@ -60,14 +75,29 @@ _PROBE_REGIONS: Final = {
 _PAGES_MAX = 1000
 _TRAIL_PAGES_MAX = 20
 _SIMULATED_AT_ONCE = 50
+_USERS_A_PAGE: Final = 1000
+"""The most that IAM gives; it may give fewer."""
+_DETAILS: Final = ("User", "Group", "LocalManagedPolicy", "AWSManagedPolicy")
+_REPORT_TRIES: Final = 15
+_REPORT_PAUSE_S: Final = 1.0
 _ONCE: Final[Mapping[str, Any]] = {"retries": {"mode": "standard", "total_max_attempts": 1}, **TIMEOUTS}
 
 
 class AwsAccounts:
     """The named accounts, and who a freshly minted key is."""
 
-    def __init__(self, accounts: Mapping[str, AwsAccount], overrides: Sequence[Override]) -> None:
+    def __init__(
+        self,
+        accounts: Mapping[str, AwsAccount],
+        overrides: Sequence[Override],
+        *,
+        unopened: Sequence[Hole] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
         self.accounts: Mapping[str, Aws] = accounts
+        self.unopened = tuple(unopened)
+        """The accounts of the Organization that could not be opened."""
+        self.notes = tuple(notes)
         self.overrides = tuple(overrides)
         """The endpoint settings in force, to be shown loudly."""
         self.sources = {account: opened.source.label for account, opened in accounts.items()}
@@ -101,12 +131,17 @@ def connect(
     *,
     profiles: Sequence[str] = (),
     role_arns: Sequence[str] = (),
+    organization_role: str = "",
     region: str | None = None,
     parallel: int = 16,
     case_id: str,
     allow_endpoint_override: bool = False,
 ) -> AwsAccounts:
-    """Open every named account, in the calling thread. Roles are assumed from the first profile's session."""
+    """Open every named account, in the calling thread. Roles are assumed from the first profile's session.
+
+    `organization_role` names a role to assume in every other account of the first account's Organization; one that
+    cannot be opened is a hole, because its keys stay unseen.
+    """
     quiet_sdk_loggers()
     overrides = aws_overrides(os.environ, profiles)
     check_aws(overrides, allow_endpoint_override=allow_endpoint_override)
@@ -123,7 +158,34 @@ def connect(
                 f"{earlier.source.label} and {source.label} both lead to account {opened.account}.",
                 remedy="Name each account once, by the source that may list and change its access keys.",
             )
-    return AwsAccounts(accounts, overrides)
+    if not organization_role:
+        return AwsAccounts(accounts, overrides)
+    first = next(iter(accounts.values()))
+    holes: list[Hole] = []
+    notes: list[str] = []
+    for member in first.organization():
+        if member.id in accounts:
+            continue
+        if not member.active:
+            notes.append(f"AWS account {member.id} ({display(member.name)}) is not active: skipped.")
+            continue
+        try:
+            source, session = opener.role(first.role_arn(member.id, organization_role), sources[0])
+            accounts[member.id] = AwsAccount(source=source, session=session, parallel=parallel, agent=agent)
+        except (ServiceError, CredentialsError) as error:
+            code = error.code if isinstance(error, ServiceError) else "CredentialsRefused"
+            holes.append(Hole(what="AWS account", where=f"{member.id} ({member.name})", why=code))
+    return AwsAccounts(accounts, overrides, unopened=holes, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One account of an Organization."""
+
+    id: str
+    name: str
+    active: bool
+    """False while it is suspended or being closed: no session can be made in it."""
 
 
 class AwsAccount:
@@ -172,10 +234,46 @@ class AwsAccount:
 
     def users(self) -> tuple[User, ...]:
         """Every user, all pages."""
-        pages = iter(self._iam.get_paginator("list_users").paginate())
+        pages = iter(self._iam.get_paginator("list_users").paginate(PaginationConfig={"PageSize": _USERS_A_PAGE}))
         return tuple(
             self._user(item) for page in self._pages("ListUsers", "listing users", pages) for item in page["Users"]
         )
+
+    def described_users(self) -> tuple[User, ...]:
+        """Every user with tags, groups and the reach of the policies, in a few pages for the whole account."""
+        what = "reading what users may do"
+        paginator = self._iam.get_paginator("get_account_authorization_details")
+        pages = iter(paginator.paginate(Filter=list(_DETAILS), PaginationConfig={"PageSize": _USERS_A_PAGE}))
+        details = Details()
+        for page in self._pages("GetAccountAuthorizationDetails", what, pages):
+            details.add(page)
+        return tuple(
+            replace(
+                self._user(found.item),
+                tags=found.tags,
+                policies=found.policies,
+                inline_policies=found.inline_policies,
+                groups=found.groups,
+                boundary=found.boundary,
+                reach=found.reach,
+            )
+            for found in details.described()
+        )
+
+    def credential_report(self) -> CredentialReport:
+        """The report, once AWS has made one; a report of the last four hours is given again (AWS facts 11)."""
+        what = "making the credential report"
+        for attempt in range(_REPORT_TRIES):
+            made = self._call("GenerateCredentialReport", what, self._iam.generate_credential_report)
+            if made.get("State") == "COMPLETE":
+                break
+            # Nobody waits for this alone: the keys are listed meanwhile.
+            time.sleep(_REPORT_PAUSE_S if attempt else _REPORT_PAUSE_S / 10)
+        answer = self._call("GetCredentialReport", "reading the credential report", self._iam.get_credential_report)
+        content, generated_at = answer.get("Content"), answer.get("GeneratedTime")
+        if not isinstance(content, bytes) or not isinstance(generated_at, datetime):
+            raise _unreadable("reading the credential report", Effect.NONE)
+        return report_from(content, generated_at)
 
     def access_keys(self, user: str) -> KeyListing:
         """The keys of one user, with the time of the first page: a key made later is not before it."""
@@ -370,6 +468,31 @@ class AwsAccount:
         if frozen is None:
             raise CredentialsError(f"AWS credentials are missing: {self.source.label}.", remedy=self.source.remedy)
         return frozen
+
+    def organization(self) -> tuple[Member, ...]:
+        """Every account of this account's Organization; only its management or a delegated account may ask."""
+        what = "listing the accounts of the Organization"
+        home, *_ = self.probe_regions(home_first=True)
+        client = self._made("organizations", {**READS, "user_agent_extra": self._agent}, region=home)
+        with closing(client):
+            pages = iter(client.get_paginator("list_accounts").paginate())
+            members = tuple(
+                Member(
+                    id=str(item.get("Id", "")),
+                    name=str(item.get("Name", "")),
+                    # `State` replaces `Status` in AWS's model from September 2026 on.
+                    active=(item.get("State") or item.get("Status")) == "ACTIVE",
+                )
+                for page in self._pages("ListAccounts", what, pages)
+                for item in page.get("Accounts", [])
+            )
+        if any(_ACCOUNT.fullmatch(member.id) is None for member in members):
+            raise _unreadable(what, Effect.NONE)
+        return members
+
+    def role_arn(self, account: str, name: str) -> str:
+        """The ARN of a role of this name in another account of our partition."""
+        return f"arn:{self._partition}:iam::{account}:role/{name}"
 
     def _principal_arn(self) -> str:
         """The ARN that has our policies: for a role session the role's, whose path only IAM knows."""

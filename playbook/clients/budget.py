@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 PAUSE_LIMIT_S: Final = 60.0
 """The longest `Retry-After` that is obeyed: a hostile or broken reply must not stop a run for a day."""
+_EVIDENCE: Final = 10
+"""Successes within a second from which a rate can be read."""
+_MARGIN: Final = 0.8
 
 
 @final
@@ -39,6 +43,7 @@ class Budget:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._next_at = monotonic() - burst / rate
+        self._recent: deque[float] = deque()
         self._shrunk_at = float("-inf")
 
     @property
@@ -60,20 +65,32 @@ class Budget:
         """Grow by about one call per second for each second of full use."""
         with self._lock:
             self._rate = min(self._most, self._rate + 1 / self._rate)
+            self._recent.append(self._monotonic())
+            self._forget()
 
     def throttled(self, retry_after_s: float | None = None) -> None:
         """Halve the rate, and let nobody go before the platform's `Retry-After` has passed.
 
-        Calls already under way fail together, so they count as one push-back: the rate is halved once a second.
+        Calls already under way fail together, so they count as one push-back: the rate is halved once a second. A rate
+        that was never tried out says nothing: where the last second's successes show what is allowed, they count.
         """
         with self._lock:
             now = self._monotonic()
             if now - self._shrunk_at >= 1.0:
-                self._rate = max(self._least, self._rate / 2)
+                self._forget()
+                shown = len(self._recent)
+                allowed = _MARGIN * shown if shown >= _EVIDENCE else self._rate
+                self._rate = max(self._least, min(self._rate / 2, allowed))
                 self._shrunk_at = now
             # A throttled bucket is an empty one: what was saved up for a burst is gone.
             pause_s = min(max(retry_after_s or 0.0, 0.0), PAUSE_LIMIT_S)
             self._next_at = max(self._next_at, now + pause_s)
+
+    def _forget(self) -> None:
+        """Keep the successes of the last second; the caller holds the lock."""
+        since = self._monotonic() - 1.0
+        while self._recent and self._recent[0] < since:
+            self._recent.popleft()
 
 
 def budget_towards(*, loopback: bool, rate: float, most: float) -> Budget:

@@ -14,10 +14,12 @@ import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
 from playbook.clients import circleci_replies as replies
 from playbook.clients.budget import budget_towards
+from playbook.clients.circleci_secrets import SecretReader
 from playbook.clients.circleci_transport import PAGE_REPEATED, Transport, decoded, path_of, unreadable
 from playbook.clients.endpoints import CIRCLECI_CLOUD, is_loopback
 from playbook.errors import CircleCiError, Effect
@@ -26,12 +28,9 @@ from playbook.ports import (
     Organization,
     Project,
     Projects,
-    ProjectSecrets,
     Restriction,
-    SecretKind,
     Sink,
     SinkKind,
-    StoredSecrets,
     Variables,
     display,
 )
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from playbook.clients.budget import Budget
-    from playbook.ports import MaskedVariable
+    from playbook.ports import MaskedVariable, ProjectSecrets, SecretKind, StoredSecrets
     from playbook.secret import Secret
 
 _SOURCE: Final = "project source"
@@ -73,6 +72,7 @@ class CircleCiClient:
         self._parallel = parallel
         self._deleted: dict[str, str] = {}
         self._deleted_lock = threading.Lock()
+        self._secrets = SecretReader(self._transport, self._listed_project_variables)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +98,10 @@ class CircleCiClient:
     def organizations(self) -> tuple[Organization, ...]:
         """Every organization the token can see."""
         found = self._transport.get("listing organizations", "/api/v2/me/collaborations", list[replies.Collaboration])
-        return tuple(Organization(id=item.id or "", slug=item.slug, name=item.name or item.slug) for item in found)
+        seen = tuple(Organization(id=item.id or "", slug=item.slug, name=item.name or item.slug) for item in found)
+        for organization in seen:
+            self._secrets.knows(organization)
+        return seen
 
     def contexts(self, organization: Organization) -> tuple[Sink, ...]:
         """Every context. An organization without an id is asked for by slug, which Server does not support."""
@@ -131,6 +134,7 @@ class CircleCiClient:
         Only the private route is complete, so another source that fails is a hole only when that one failed too.
         """
         owner = organization.id or self._organization_id(organization.slug)
+        self._secrets.knows(replace(organization, id=owner))
         union = replies.ProjectUnion()
         failed: dict[str, Hole] = {}
         holes: list[Hole] = []
@@ -168,19 +172,12 @@ class CircleCiClient:
         )
 
     def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
-        """Everything the project stores of these kinds."""
-        if SecretKind.PROJECT_VARIABLE not in kinds:
-            return ProjectSecrets(variables=Variables(items=()))
-        sink = Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
-        try:
-            return ProjectSecrets(variables=self.variables(sink))
-        except CircleCiError as error:
-            hole = Hole(what="project variables", where=project.slug, why=error.code)
-            return ProjectSecrets(variables=Variables(items=()), holes=(hole,))
+        """Everything the project stores of these kinds; what fails becomes a hole."""
+        return self._secrets.of_project(project, kinds)
 
-    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:  # noqa: ARG002
-        """What belongs to the organization itself."""
-        return StoredSecrets()
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
+        """Runner tokens and custom OIDC claims; what fails becomes a hole."""
+        return self._secrets.of_organization(organization, kinds)
 
     # --- writing ---
 
@@ -247,6 +244,11 @@ class CircleCiClient:
             path = path_of("/api/private/project", deleted_id)
             held = self._transport.get(what, path, replies.StoredInProject, {"include-deleted": "true"})
             return Variables(items=tuple(item.masked() for item in held.project_env_vars))
+        return self._listed_project_variables(sink)
+
+    def _listed_project_variables(self, sink: Sink) -> Variables:
+        """What v2 lists, which knows no deleted project."""
+        what = f"listing the variables of {display(sink.name)}"
         found: list[MaskedVariable] = []
         path = _project_path(sink.id, "envvar")
         try:

@@ -237,8 +237,8 @@ def unreadable(what: str, answer: Answer, doubt: Effect) -> CircleCiError:
 
 
 def _identity(item: Any) -> bytes:
-    """What makes an item the same on two pages: its id or its name; times may move between two reads."""
-    for name in ("id", "variable", "name"):
+    """What makes an item the same on two pages: its id, fingerprint or name; times may move between two reads."""
+    for name in ("id", "fingerprint", "resource_class", "variable", "name"):
         if isinstance(value := getattr(item, name, None), str):
             return value.encode()
     return msgspec.json.encode(item)

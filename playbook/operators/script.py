@@ -64,7 +64,7 @@ class Script:
             return fit(question, value)
         if question.default is None:
             raise self._missing([question])
-        if question.id not in self._said:
+        if question.id not in self._said and not question.optional:
             self._said.add(question.id)
             shown = display(str(question.default))
             self._say(f"`{question.answer_key}`{about(question)} is not answered; the safe default is taken: {shown}")

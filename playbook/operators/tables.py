@@ -71,19 +71,15 @@ def counts(answers: Sequence[Any]) -> str:
 
 
 def plan(shown: Plan) -> Table:
-    """The changes, numbered and grouped by lane; checks stand between them without a number."""
+    """The changes in the order of execution, numbered; what hangs together stands together, checks without a number."""
     table = _table("#", "effect", "what", folding=("what",))
-    lanes: dict[str, list[Action]] = {}
-    for action in shown.actions:
-        lanes.setdefault(action.lane, []).append(action)
     number = 0
-    for lane, actions in lanes.items():
+    for saga in shown.sagas():
         table.add_section()
-        table.add_row("", "", Text(display(lane), style="bold"))
-        for action in actions:
+        for action in saga:
             number += action.changes
             table.add_row(
-                str(number) if action.changes else "", _effect(action), Text(f"  {display(action.describe(), 10_000)}")
+                str(number) if action.changes else "", _effect(action), Text(display(action.describe(), 10_000))
             )
     return table
 

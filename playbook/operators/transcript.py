@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from playbook.errors import UsageError
+from playbook.errors import GuardError, UsageError
 from playbook.operators.validity import fit
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Transcript:
             return None
         try:
             return (fit(question, self._recorded[question.id]),)
-        except UsageError:
+        except (UsageError, GuardError):
             return None
 
     def _keep(self, question: Question[T], value: object) -> T:

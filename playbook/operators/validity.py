@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from playbook.errors import UsageError
+from playbook.errors import GuardError, UsageError
 from playbook.operators.answers_file import ALLOWED, TEXT_MAX, accepts
 from playbook.ports import display
 
 if TYPE_CHECKING:
-    from playbook.model import Question
+    from playbook.model import Choice, Question
 
 T = TypeVar("T")
 
@@ -25,12 +25,18 @@ def fit(question: Question[T], value: object) -> T:
             f"`{question.answer_key}`{about(question)} cannot be answered like that.",
             remedy=f"Use {allowed(question)}.",
         )
+    if isinstance(answer, str) and answer in question.refused:
+        raise GuardError(
+            f'`{question.answer_key} = "{display(answer)}"`{about(question)} is refused: {question.refused[answer]}. '
+            "Nothing was changed.",
+            remedy=f"Answer {allowed(question)}.",
+        )
     return cast("T", answer)
 
 
 def allowed(question: Question[Any]) -> str:
     """What may be answered, in words."""
-    values = [f'"{display(str(choice.value))}"' for choice in question.choices]
+    values = [f'"{display(str(choice.value))}"' for choice in _offered(question)]
     rule = ALLOWED.get(question.answer_key, "")
     if question.kind is tuple and values:
         return f"at least one of {', '.join(values)}" + (", or other names" if question.open_choices else "")
@@ -42,6 +48,10 @@ def allowed(question: Question[Any]) -> str:
         return f"one of {', '.join(values)}, or another text"
     kinds = {bool: "true or false", int: "a whole number, 0 or more", tuple: "at least one name"}
     return kinds.get(question.kind, f"a text that is not blank, of at most {TEXT_MAX} characters")
+
+
+def _offered(question: Question[Any]) -> list[Choice]:
+    return [item for item in question.choices if not item.declines and item.value not in question.refused]
 
 
 def about(question: Question[Any]) -> str:
@@ -75,7 +85,7 @@ def _text(value: object) -> str | None:
 def _is_chosen(question: Question[Any], answer: object) -> bool:
     if not question.choices or question.open_choices:
         return True
-    values = {str(choice.value) for choice in question.choices}
+    values = {str(choice.value) for choice in question.choices if not choice.declines}
     return all(item in values for item in (answer if isinstance(answer, tuple) else (answer,)))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from rich.console import Console
 from rich.text import Text
 
-from playbook.errors import UsageError
+from playbook.errors import DeclinedError, GuardError, UsageError
 from playbook.model import Choice, Recourse, Recovery
 from playbook.operators import tables
 from playbook.operators.prompts import Prompts
@@ -61,6 +61,10 @@ class Wizard:
 
     def answer_all(self, questions: Sequence[Question[T]]) -> list[T]:
         """Show all questions with their proposed answers as one table, to accept or to change."""
+        asked = [question for question in questions if not (question.optional and question.default is not None)]
+        if len(asked) < len(questions):
+            given = iter(self.answer_all(asked))
+            return [next(given) if question in asked else self._ask(question) for question in questions]
         if len(questions) <= 1:
             return [self.answer(question) for question in questions]
         answers: list[T | None] = [_proposed(question) for question in questions]
@@ -75,6 +79,8 @@ class Wizard:
             rows = changed if len(questions) > ROWS_SHOWN_AGAIN else list(range(len(questions)))
 
     def _ask(self, question: Question[T]) -> T:
+        if question.optional and question.default is not None:
+            return question.default
         check = _checker(question)
         preset = _proposed(question)
         if question.kind is bool:
@@ -92,7 +98,13 @@ class Wizard:
 
     def _pick(self, question: Question[Any], preset: Any) -> str:
         other = (Choice(value=_OTHER, title="something else - type it"),) if question.open_choices else ()
-        return self._prompts.pick(question.prompt, (*question.choices, *other), preselected=str(preset))
+        offered = [choice for choice in question.choices if choice.value not in question.refused]
+        for value, why in question.refused.items():
+            self._show(Text(f"Not offered here: {value}, because {why}.", style="dim"))
+        picked = self._prompts.pick(question.prompt, (*offered, *other), preselected=str(preset))
+        if any(choice.declines for choice in question.choices if choice.value == picked):
+            raise DeclinedError("Stopped at your word. Nothing was changed.", remedy="`resume` asks again.")
+        return picked
 
     def _several(self, question: Question[Any], preset: Any) -> list[str]:
         """Pick boxes, and type names when the question is open to others."""
@@ -271,7 +283,7 @@ def _checker(question: Question[Any]) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         try:
             fit(question, value)
-        except UsageError:
+        except (UsageError, GuardError):
             return f"Use {allowed(question)}."
         return ""
 

@@ -14,26 +14,24 @@ from playbook.ports import (
     Organization,
     Project,
     Projects,
-    ProjectSecrets,
     Restriction,
-    SecretKind,
     Sink,
     SinkKind,
-    StoredSecrets,
     Variables,
 )
-from playbook.twins import pipeline
+from playbook.twins import pipeline, stored
 from playbook.twins.faults import CIRCLECI, READ_RETRIES, Call
 from playbook.twins.pipeline import Failure, PipelineRun, context_sink
 from playbook.twins.state import Context, Shown, StoredProject, Value, Variable
 from playbook.twins.switches import FreshTail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from playbook.ports import ProjectSecrets, SecretKind, StoredSecrets
     from playbook.secret import Secret
     from playbook.twins.remote import Remote
-    from playbook.twins.state import CircleCiState
+    from playbook.twins.state import CircleCiState, StoredOrganization
 
 R = TypeVar("R")
 
@@ -108,17 +106,7 @@ class CircleCiTwin:
 
     def variables(self, sink: Sink) -> Variables:
         """What is stored, masked; of a context only the first 100 by name."""
-
-        def effect() -> Variables:
-            stored = self._variables_of("variables", sink)
-            shown = [item for name in sorted(stored) if (item := self._shown(sink, name, stored[name])) is not None]
-            switches = self._world.switches
-            if sink.kind is SinkKind.PROJECT or switches.spec_paging or switches.v3_variables:
-                return Variables(items=tuple(shown))
-            hidden = len(shown) > PAGE or self._state.contexts[sink.id].hides_more
-            return Variables(items=tuple(shown[:PAGE]), complete=not hidden)
-
-        return self.call("variables", sink.id, effect)
+        return self.call("variables", sink.id, lambda: self.shown_variables(sink))
 
     def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
         """Who may use the context."""
@@ -130,19 +118,12 @@ class CircleCiTwin:
         return self.call("restrictions", context.id, effect)
 
     def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
-        """Everything the project stores of these kinds."""
-        if SecretKind.PROJECT_VARIABLE not in kinds:
-            return ProjectSecrets(variables=Variables(items=()))
-        sink = Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
-        try:
-            return ProjectSecrets(variables=self.variables(sink))
-        except CircleCiError as error:
-            hole = Hole(what="project variables", where=project.slug, why=error.code)
-            return ProjectSecrets(variables=Variables(items=()), holes=(hole,))
+        """Everything the project stores of these kinds, with the calls the real client would make."""
+        return stored.of_project(self, project, kinds)
 
-    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:  # noqa: ARG002
-        """What belongs to the organization itself."""
-        return StoredSecrets()
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
+        """Runner tokens and custom OIDC claims."""
+        return stored.of_organization(self, organization, kinds)
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
         """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""
@@ -150,7 +131,7 @@ class CircleCiTwin:
 
     def write_variable(self, sink: Sink, name: str, value: Secret) -> Variable:
         """Do what `put_variable` does, and answer what is stored now."""
-        stored = Value.of(value)
+        kept = Value.of(value)
 
         def effect() -> Variable:
             variables = self._variables_of("put_variable", sink, write=True)
@@ -158,7 +139,7 @@ class CircleCiTwin:
                 raise refusal("put_variable", 400)
             if sink.kind is SinkKind.CONTEXT and name not in variables and self._is_full(sink.id):
                 raise refusal("put_variable", 400)
-            return self.store(sink, name, stored)
+            return self.store(sink, name, kept)
 
         return self.call("put_variable", f"{sink.id}/{name}", effect, write=True)
 
@@ -213,6 +194,27 @@ class CircleCiTwin:
 
         return self.call("run_pipeline", canonical(project), effect)
 
+    def shown_variables(self, sink: Sink) -> Variables:
+        """What a sink's list shows, without a call."""
+        held = self._variables_of("variables", sink)
+        if sink.kind is SinkKind.PROJECT:
+            project = self._state.projects[canonical(sink.id)]
+            return self.undated_variables(project) if project.deleted else Variables(items=self._all_shown(sink, held))
+        shown = self._all_shown(sink, held)
+        switches = self._world.switches
+        if switches.spec_paging or switches.v3_variables:
+            return Variables(items=shown)
+        hidden = len(shown) > PAGE or self._state.contexts[sink.id].hides_more
+        return Variables(items=shown[:PAGE], complete=not hidden)
+
+    def undated_variables(self, project: StoredProject) -> Variables:
+        """What the private route shows of a project's variables, without a call: names and tails (facts 4.3)."""
+        shown = self._all_shown(pipeline.project_sink(project), project.variables)
+        return Variables(items=tuple(MaskedVariable(name=item.name, tail=item.tail) for item in shown))
+
+    def _all_shown(self, sink: Sink, held: Mapping[str, Variable]) -> tuple[MaskedVariable, ...]:
+        return tuple(item for name in sorted(held) if (item := self._shown(sink, name, held[name])) is not None)
+
     def store(self, sink: Sink, name: str, value: Value) -> Variable:
         """Write a value into a sink that exists, without a call and without asking whether it may."""
         variables = self._variables_of("put_variable", sink)
@@ -237,6 +239,33 @@ class CircleCiTwin:
         """The stored projects of an organization by slug, without a call."""
         found = (item for item in self._state.projects.values() if item.organization == organization)
         return sorted(found, key=lambda project: project.slug)
+
+    def stored_organization(self, slug: str) -> StoredOrganization | None:
+        """The organization of this slug, without a call."""
+        return next(
+            (item for item in self._state.organizations.values() if canonical(item.slug) == canonical(slug)), None
+        )
+
+    def organization_id(self, slug: str) -> str:
+        """Its id; empty where there is none."""
+        found = self.stored_organization(slug)
+        return found.id if found is not None else ""
+
+    def stored_project(self, operation: str, slug: str, project_id: str = "") -> StoredProject:
+        """A project by its id, or by its slug where no id is known, without a call; refused if it is nowhere."""
+        projects = self._state.projects
+        found = projects.get(canonical(slug))
+        if project_id and (found is None or found.id != project_id):
+            # The slug of a deleted project may have gone to a living one.
+            found = next((item for item in projects.values() if item.id == project_id), None)
+        if found is None:
+            raise refusal(operation, 404)
+        return found
+
+    def require_private_details(self) -> None:
+        """Refuse as a host does that lacks the private route."""
+        if not self._world.switches.private_details:
+            raise refusal("project_details", 404)
 
     def call(self, operation: str, target: str, effect: Callable[[], R], *, write: bool = False) -> R:
         """Carry out any call of this token; the routes that `ports` does not need go through here as well."""

@@ -13,7 +13,19 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from playbook.errors import AwsError, CredentialsError, Effect
-from playbook.ports import AccessKey, Credential, Identity, KeyCreation, KeyListing, KeyStatus, LastUsed, User
+from playbook.ports import (
+    AccessKey,
+    Credential,
+    CredentialReport,
+    Identity,
+    KeyCreation,
+    KeyListing,
+    KeyStatus,
+    LastUsed,
+    ReportedKey,
+    ReportedUser,
+    User,
+)
 from playbook.secret import Secret
 from playbook.twins.faults import READ_RETRIES, Call
 from playbook.twins.state import Change, IamUser, Key, TrailEvent, Use, Value
@@ -29,6 +41,8 @@ R = TypeVar("R")
 
 PERMISSIONS: Final[Mapping[str, str]] = {
     "users": "iam:ListUsers",
+    "described_users": "iam:GetAccountAuthorizationDetails",
+    "credential_report": "iam:GetCredentialReport",
     "access_keys": "iam:ListAccessKeys",
     "last_used": "iam:GetAccessKeyLastUsed",
     "key_creations": "cloudtrail:LookupEvents",
@@ -82,6 +96,51 @@ class IamTwin:
     def users(self) -> tuple[User, ...]:
         """Every user, sorted by name as IAM does."""
         return self._call("users", "", lambda: tuple(self._user(name) for name in sorted(self._state.users)))
+
+    def described_users(self) -> tuple[User, ...]:
+        """Every user with what its policies allow, by hand in the world's file and not worked out here."""
+
+        def effect() -> tuple[User, ...]:
+            return tuple(
+                User(
+                    account=self._account,
+                    name=user.name,
+                    arn=user.arn,
+                    created_at=user.created_at,
+                    tags=tuple(sorted(user.tags.items())),
+                    policies=user.policies,
+                    inline_policies=user.inline_policies,
+                    groups=user.groups,
+                    boundary=user.boundary,
+                    reach=user.reach,
+                )
+                for _, user in sorted(self._state.users.items())
+            )
+
+        return self._call("described_users", "", effect)
+
+    def credential_report(self) -> CredentialReport:
+        """The report as it was `report_age_s` ago: younger keys and later uses are not in it."""
+
+        def effect() -> CredentialReport:
+            at = self._server_time() - timedelta(seconds=self._world.switches.report_age_s)
+            users = sorted(self._state.users.values(), key=lambda user: user.name)
+            return CredentialReport(generated_at=at, users=tuple(self._reported(user, at) for user in users))
+
+        return self._call("credential_report", "", effect)
+
+    def _reported(self, user: IamUser, at: datetime) -> ReportedUser:
+        keys = []
+        for key in keys_of(self._state, user.name):
+            known = [change for change in key.changes if change.at <= at]
+            if key.created_at > at or not known or known[-1].status is None:
+                continue
+            used = key.last_used if key.last_used is not None and key.last_used.at <= at else None
+            last = LastUsed(at=None) if used is None else LastUsed(at=used.at, service=used.service, region=used.region)
+            # A mirrored key's changes carry no times; a toggle moves the report's date as a creation does.
+            toggled = known[-1].at.replace(microsecond=0) if len(known) > 1 else key.created_at
+            keys.append(ReportedKey(changed_at=max(key.created_at, toggled), last_used=last))
+        return ReportedUser(name=user.name, keys=tuple(keys[:2]), password_last_used_at=user.password_last_used_at)
 
     def access_keys(self, user: str) -> KeyListing:
         """The keys of one user, as late as the list lags."""

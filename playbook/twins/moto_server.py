@@ -51,6 +51,8 @@ class FaultKind(StrEnum):
 
     THROTTLE = "throttle"
     DENY = "deny"
+    EXPIRE = "expire"
+    """The session that signed it has expired."""
     SERVER_ERROR = "server-error"
     DROP_REQUEST = "drop-request"
     """The connection ends before anything happened."""
@@ -65,6 +67,7 @@ class FaultKind(StrEnum):
 _REFUSALS: Final = {
     FaultKind.THROTTLE: (400, "Throttling"),
     FaultKind.DENY: (403, "AccessDenied"),
+    FaultKind.EXPIRE: (403, "ExpiredToken"),
     FaultKind.SERVER_ERROR: (500, "InternalFailure"),
 }
 
@@ -153,14 +156,14 @@ class MotoServer:
 
     # --- life ---
 
-    def start(self) -> Self:
-        """Empty moto's world and serve on a free port."""
+    def start(self, port: int = 0) -> Self:
+        """Empty moto's world and serve; port 0 takes a free one."""
         from werkzeug.serving import make_server  # noqa: PLC0415  # an extra
 
         app = self._moto.app
         self.empty()
         self._dispatch = app.DomainDispatcherApplication(app.create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_quiet_handler(app))
+        self._server = make_server("127.0.0.1", port, self._serve, threaded=True, request_handler=_quiet_handler(app))
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="moto", daemon=True
         )

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -91,6 +91,10 @@ class _Key(_Strict):
 class _User(_Strict):
     name: str
     created: datetime
+    tags: dict[str, str] = {}
+    policies: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    reach: tuple[str, ...] = ()
     keys: tuple[_Key, ...] = ()
 
 
@@ -118,9 +122,28 @@ class _Restriction(_Strict):
     project: str
 
 
+class _Claims(_Strict):
+    updated: datetime
+    audience: tuple[str, ...] = ()
+    ttl: str = ""
+
+
+class _RunnerToken(_Strict):
+    nickname: str
+    created: datetime
+
+
+class _RunnerClass(_Strict):
+    name: str
+    """`namespace/name`."""
+    tokens: tuple[_RunnerToken, ...] = ()
+
+
 class _Organization(_Strict):
     slug: str
     name: str
+    runners: tuple[_RunnerClass, ...] = ()
+    claims: _Claims | None = None
 
 
 class _Context(_Strict):
@@ -131,10 +154,50 @@ class _Context(_Strict):
     restrictions: tuple[_Restriction, ...] = ()
 
 
+class _CheckoutKey(_Strict):
+    created: datetime
+    type: Literal["deploy-key", "github-user-key", "bitbucket-user-key"] = "deploy-key"
+
+
+class _SshKey(_Strict):
+    hostname: str
+
+
+class _Token(_Strict):
+    label: str
+    created: datetime
+    scope: Literal["status", "view-builds", "all"] = "all"
+
+
+class _Webhook(_Strict):
+    name: str
+    url: str
+    created: datetime
+    updated: datetime | None = None
+    signed: bool = True
+
+
+class _Trigger(_Strict):
+    name: str
+    created: datetime
+    provider: str = "webhook"
+    sender: str = ""
+
+
 class _Project(_Strict):
     slug: str
     deleted: bool = False
     variables: tuple[_Variable, ...] = ()
+    checkout_keys: tuple[_CheckoutKey, ...] = ()
+    """The last one is preferred."""
+    ssh_keys: tuple[_SshKey, ...] = ()
+    legacy_aws_key: str = ""
+    """The label of the access key that the old AWS integration holds."""
+    tokens: tuple[_Token, ...] = ()
+    webhooks: tuple[_Webhook, ...] = ()
+    triggers: tuple[_Trigger, ...] = ()
+    """All of one pipeline definition."""
+    claims: _Claims | None = None
 
 
 class _World(_Strict):
@@ -166,10 +229,7 @@ class _Builder:
             accounts={account.id: self._account(account) for account in described.accounts},
             circleci=states.CircleCiState(
                 login=described.login,
-                organizations={
-                    item.slug: states.StoredOrganization(id=self._uuid(item.slug), slug=item.slug, name=item.name)
-                    for item in described.organizations
-                },
+                organizations={item.slug: self._organization(item) for item in described.organizations},
                 contexts={context.id: context for context in map(self._context, described.contexts)},
                 projects={project.slug: self._project(project) for project in described.projects},
             ),
@@ -179,7 +239,13 @@ class _Builder:
         service = "sts" if described.operator.startswith("assumed-role/") else "iam"
         users = {
             user.name: states.IamUser(
-                name=user.name, arn=f"arn:aws:iam::{described.id}:user/{user.name}", created_at=user.created
+                name=user.name,
+                arn=f"arn:aws:iam::{described.id}:user/{user.name}",
+                created_at=user.created,
+                tags=user.tags,
+                policies=user.policies,
+                groups=user.groups,
+                reach=user.reach,
             )
             for user in described.users
         }
@@ -205,6 +271,29 @@ class _Builder:
             changes=changes,
             secret=Value(tail=self._made_up(f"secret of {described.label}")[-4:]),
             last_used=None if used is None else Use(at=used, service=described.service, region=described.region),
+        )
+
+    def _organization(self, described: _Organization) -> states.StoredOrganization:
+        return states.StoredOrganization(
+            id=self._uuid(described.slug),
+            slug=described.slug,
+            name=described.name,
+            runner_classes=[
+                states.RunnerClass(
+                    id=self._uuid(f"runner {item.name}"),
+                    name=item.name,
+                    tokens=[
+                        states.RunnerToken(
+                            id=self._uuid(f"runner token {item.name} {token.nickname}"),
+                            nickname=token.nickname,
+                            created_at=token.created,
+                        )
+                        for token in item.tokens
+                    ],
+                )
+                for item in described.runners
+            ],
+            claims=_claims(described.claims),
         )
 
     def _context(self, described: _Context) -> states.Context:
@@ -235,6 +324,66 @@ class _Builder:
             organization=organization,
             deleted=described.deleted,
             variables=variables,
+            checkout_keys=[
+                states.CheckoutKey(
+                    fingerprint=self._fingerprint(f"checkout key {described.slug} {number}"),
+                    type=item.type,
+                    preferred=number == len(described.checkout_keys),
+                    created_at=item.created,
+                )
+                for number, item in enumerate(described.checkout_keys, 1)
+            ],
+            ssh_keys=[
+                states.SshKey(
+                    fingerprint=self._fingerprint(f"ssh key {described.slug} {item.hostname}"), hostname=item.hostname
+                )
+                for item in described.ssh_keys
+            ],
+            legacy_aws=states.LegacyAwsKeys(access_key_id=self._id_of(described.legacy_aws_key))
+            if described.legacy_aws_key
+            else None,
+            tokens=[self._token(described.slug, item) for item in described.tokens],
+            webhooks=[self._webhook(described.slug, item) for item in described.webhooks],
+            definitions=self._definitions(described),
+            claims=_claims(described.claims),
+        )
+
+    def _token(self, slug: str, described: _Token) -> states.ProjectToken:
+        return states.ProjectToken(
+            id=self._uuid(f"token {slug} {described.label}"),
+            label=described.label,
+            scope=described.scope,
+            created_at=described.created,
+        )
+
+    def _webhook(self, slug: str, described: _Webhook) -> states.Webhook:
+        return states.Webhook(
+            id=self._uuid(f"webhook {slug} {described.name}"),
+            name=described.name,
+            url=described.url,
+            has_secret=described.signed,
+            created_at=described.created,
+            updated_at=described.updated or described.created,
+        )
+
+    def _definitions(self, described: _Project) -> list[states.PipelineDefinition]:
+        triggers = [self._trigger(described.slug, item) for item in described.triggers]
+        if not triggers:
+            return []
+        created_at = min(item.created for item in described.triggers)
+        number = self._uuid(f"definition {described.slug}")
+        return [states.PipelineDefinition(id=number, name="build", created_at=created_at, triggers=triggers)]
+
+    def _trigger(self, slug: str, described: _Trigger) -> states.Trigger:
+        number = self._uuid(f"trigger {slug} {described.name}")
+        is_webhook = described.provider == "webhook"
+        return states.Trigger(
+            id=number,
+            provider=described.provider,
+            url=f"https://internal.circleci.com/private/soc/e/{number}" if is_webhook else "",
+            sender=described.sender,
+            event_name=described.name,
+            created_at=described.created,
         )
 
     def _variables(self, place: str, described: Iterable[_Variable]) -> dict[str, states.Variable]:
@@ -270,5 +419,19 @@ class _Builder:
     def _uuid(self, what: str) -> str:
         return str(uuid.UUID(bytes=self._digest(f"uuid of {what}")[:16], version=4))
 
+    def _fingerprint(self, what: str) -> str:
+        return self._digest(what)[:16].hex(":")
+
     def _digest(self, what: str) -> bytes:
         return hashlib.sha256(f"{self._name}: {what}".encode()).digest()
+
+
+def _claims(described: _Claims | None) -> states.Claims | None:
+    if described is None:
+        return None
+    return states.Claims(
+        audience=described.audience,
+        audience_updated_at=described.updated if described.audience else None,
+        ttl=described.ttl,
+        ttl_updated_at=described.updated if described.ttl else None,
+    )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from playbook.errors import ServiceError
-from playbook.ports import KeyStatus, SinkKind
+from playbook.ports import KeyStatus, SecretKind
+from playbook.twins import rows
 from playbook.twins import state as states
 from playbook.twins.circleci import canonical
 from playbook.twins.iam import PERMISSIONS
-from playbook.twins.pipeline import project_sink
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld
 
@@ -75,6 +75,7 @@ def mirror(
     organizations: Iterable[str],
     gather: Gather = one_by_one,
     actions: Iterable[str] = (),
+    kinds: Iterable[SecretKind] = SecretKind,
     path: Path | None = None,
     switches: Switches | None = None,
     faults: Faults | None = None,
@@ -83,13 +84,15 @@ def mirror(
     """Read these accounts and organizations (by slug) and build their twin.
 
     `actions` are further IAM actions to ask the policy simulator about, so that the twin can answer for them.
+    `kinds` are the kinds of secret to read besides variables; the twin has a hole for each that was left out.
     A rejected credential is raised; everything else that cannot be read becomes a hole of the twin.
     """
     wanted = sorted({*PERMISSIONS.values(), *actions})
     state = states.State(now=platforms.clock.now())
     for account in accounts:
         state.accounts[account] = _account(platforms, account, wanted, gather)
-    state.circleci = _circleci(platforms.circleci, {canonical(slug) for slug in organizations}, gather)
+    wanted_organizations = {canonical(slug) for slug in organizations}
+    state.circleci = _circleci(platforms.circleci, wanted_organizations, frozenset(kinds), gather)
     return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
 
 
@@ -109,7 +112,8 @@ def _account(platforms: Platforms, account: str, actions: Sequence[str], gather:
     made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id())
     _permissions(made, reader, actions)
     users = _keep(made.refusals, "users:", _try(reader.users)) or ()
-    made.users = {user.name: _user(user) for user in users}
+    described = _keep(made.refusals, "described_users:", _try(reader.described_users)) or ()
+    made.users = {user.name: _user(user) for user in (*users, *described)}
     listings = gather(lambda user: _try(lambda: reader.access_keys(user.name)), users)
     for user, listing in zip(users, listings, strict=True):
         _add_keys(made, _keep(made.refusals, f"access_keys:{user.name}", listing))
@@ -132,7 +136,17 @@ def _permissions(made: states.Account, reader: AwsReader, actions: Sequence[str]
 
 
 def _user(user: User) -> states.IamUser:
-    return states.IamUser(name=user.name, arn=user.arn, created_at=user.created_at)
+    return states.IamUser(
+        name=user.name,
+        arn=user.arn,
+        created_at=user.created_at,
+        tags=dict(user.tags),
+        policies=user.policies,
+        inline_policies=user.inline_policies,
+        groups=user.groups,
+        boundary=user.boundary,
+        reach=user.reach,
+    )
 
 
 def _add_keys(made: states.Account, listing: KeyListing | None) -> None:
@@ -179,7 +193,9 @@ def _keep(refusals: dict[str, Refusal], place: str, answer: T | _Refused) -> T |
 # --- CircleCI -------------------------------------------------------------------------------------------------------
 
 
-def _circleci(reader: CircleCiReader, wanted: set[str], gather: Gather) -> states.CircleCiState:
+def _circleci(
+    reader: CircleCiReader, wanted: set[str], kinds: frozenset[SecretKind], gather: Gather
+) -> states.CircleCiState:
     made = states.CircleCiState(host=reader.host, login=reader.login())
     visible = reader.organizations()
     for item in visible:
@@ -189,16 +205,63 @@ def _circleci(reader: CircleCiReader, wanted: set[str], gather: Gather) -> state
         if item not in asked:
             for operation in ("contexts", "projects"):
                 made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
+            missed = _left_out({SecretKind.RUNNER_TOKEN, SecretKind.OIDC_CLAIMS}, item.slug)
+            made.organizations[item.slug].missed = missed
     contexts = _contexts(made, reader, asked, gather)
+    _read_contexts(made, reader, contexts, gather)
     projects = _projects(made, reader, asked, gather)
-    sinks: list[Sink] = [*contexts, *projects]
-    for sink, read in zip(sinks, gather(lambda sink: _try(lambda: reader.variables(sink)), sinks), strict=True):
-        _add_variables(made, sink, _keep(made.refusals, f"variables:{sink.id}", read))
+    _read_projects(made, reader, projects, kinds, gather)
+    found = gather(lambda item: reader.organization_secrets(item, kinds), asked)
+    for organization, secrets in zip(asked, found, strict=True):
+        stored = made.organizations[organization.slug]
+        rows.add_to_organization(stored, secrets)
+        stored.missed += _left_out(set(SecretKind) - kinds, organization.slug)
+    return made
+
+
+def _left_out(kinds: set[SecretKind], place: str) -> list[states.MissedRead]:
+    return [states.MissedRead(what=kind.value, where=place, why=NOT_MIRRORED) for kind in sorted(kinds)]
+
+
+def _read_contexts(
+    made: states.CircleCiState, reader: CircleCiReader, contexts: Sequence[Sink], gather: Gather
+) -> None:
+    variables = gather(lambda sink: _try(lambda: reader.variables(sink)), contexts)
+    for sink, read in zip(contexts, variables, strict=True):
+        kept = _keep(made.refusals, f"variables:{sink.id}", read)
+        made.contexts[sink.id].variables = _variables(kept)
+        made.contexts[sink.id].hides_more = kept is None or not kept.complete
     restrictions = gather(lambda sink: _try(lambda: reader.restrictions(sink)), contexts)
     for sink, found in zip(contexts, restrictions, strict=True):
-        kept = _keep(made.refusals, f"restrictions:{sink.id}", found)
-        made.contexts[sink.id].restrictions = [_restriction(item) for item in kept or ()]
-    return made
+        shown = _keep(made.refusals, f"restrictions:{sink.id}", found)
+        made.contexts[sink.id].restrictions = [_restriction(item) for item in shown or ()]
+
+
+def _read_projects(
+    made: states.CircleCiState,
+    reader: CircleCiReader,
+    projects: Sequence[Project],
+    kinds: frozenset[SecretKind],
+    gather: Gather,
+) -> None:
+    """Read the projects' variables and whatever else of them is wanted."""
+    asked = kinds | {SecretKind.PROJECT_VARIABLE}
+    found = gather(lambda project: reader.project_secrets(project, asked), projects)
+    stored = {item.id or item.slug: item for item in made.projects.values()}
+    for project, secrets in zip(projects, found, strict=True):
+        twin = stored[project.id or canonical(project.slug)]
+        twin.variables = _variables(secrets.variables)
+        rows.add_to_project(twin, secrets)
+        twin.missed += _left_out(set(SecretKind) - asked, project.slug)
+        for hole in secrets.holes:
+            if hole.what == SecretKind.PROJECT_VARIABLE:
+                made.refusals[f"variables:{project.slug}"] = _refusal(hole.why)
+
+
+def _refusal(code: str) -> Refusal:
+    """The refusal behind a hole, whose code has the status in it where there was one."""
+    number = code.removeprefix("HTTP")
+    return Refusal(code=code, status=int(number) if number.isdecimal() else None)
 
 
 def _contexts(
@@ -214,8 +277,8 @@ def _contexts(
 
 def _projects(
     made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather
-) -> list[Sink]:
-    sinks: list[Sink] = []
+) -> list[Project]:
+    found: list[Project] = []
     for organization, read in zip(asked, gather(lambda item: _try(lambda: reader.projects(item)), asked), strict=True):
         projects = _keep(made.refusals, f"projects:{organization.slug}", read)
         if projects is None:
@@ -223,16 +286,12 @@ def _projects(
         made.organizations[organization.slug].holes = [
             states.MissedRead(what=hole.what, where=hole.where, why=hole.why) for hole in projects.holes
         ]
-        # A slug that was given away again names the living project; the deleted one is only listed.
+        # A slug that was given away again names the living project; the deleted one goes by its id.
         for project in sorted(projects.items, key=lambda item: item.deleted):
-            stored = _project(project)
             slug = canonical(project.slug)
-            if slug in made.projects:
-                made.projects[project.id] = stored
-            else:
-                made.projects[slug] = stored
-                sinks.append(project_sink(stored))
-    return sinks
+            made.projects[project.id if slug in made.projects else slug] = _project(project)
+            found.append(project)
+    return found
 
 
 def _project(project: Project) -> states.StoredProject:
@@ -245,20 +304,11 @@ def _project(project: Project) -> states.StoredProject:
     )
 
 
-def _add_variables(made: states.CircleCiState, sink: Sink, read: Variables | None) -> None:
-    if read is None:
-        if sink.kind is SinkKind.CONTEXT:
-            made.contexts[sink.id].hides_more = True
-        return
-    stored = {
+def _variables(read: Variables | None) -> dict[str, states.Variable]:
+    return {
         item.name: states.Variable(value=Value(tail=item.tail), created_at=item.created_at, updated_at=item.updated_at)
-        for item in read.items
+        for item in (read.items if read is not None else ())
     }
-    if sink.kind is SinkKind.CONTEXT:
-        made.contexts[sink.id].variables = stored
-        made.contexts[sink.id].hides_more = not read.complete
-    else:
-        made.projects[canonical(sink.id)].variables = stored
 
 
 def _restriction(item: Restriction) -> states.ContextRestriction:

@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from playbook.twins.routes import Api, NoReplyError, Reply, Request
+from playbook.twins.http_api import Api, NoReplyError, Reply, Request
+from playbook.twins.routes import ROUTES
+from playbook.twins.secret_routes import SECRET_ROUTES
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +30,7 @@ class CircleCiServer:
 
     def __init__(self, world: TwinWorld, token: Secret, host: str = "127.0.0.1", port: int = 0) -> None:
         """Port 0 takes a free one; `url` says which."""
-        self._server = _Server((host, port), Api(world, token))
+        self._server = _Server((host, port), Api(world, token, (ROUTES, SECRET_ROUTES)))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property
@@ -128,6 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if int(length) > BODY_MAX_BYTES:
+            self._drop(min(int(length), 4 * BODY_MAX_BYTES))
             self._send(Reply(status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, body=b""))
             self.close_connection = True
             return
@@ -146,6 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(reply)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  # the names are the base class's
+
+    def _drop(self, length: int) -> None:
+        """Read what nobody wants: closing on a client that still sends would take the reply away from it."""
+        while length > 0 and (read := self.rfile.read(min(length, 1 << 16))):
+            length -= len(read)
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)

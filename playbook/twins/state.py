@@ -88,6 +88,14 @@ class IamUser(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     arn: str
     created_at: datetime | None = None
+    tags: dict[str, str] = {}
+    policies: tuple[str, ...] = ()
+    inline_policies: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    boundary: str = ""
+    reach: tuple[str, ...] = ()
+    """What the policies allow, in the words of `ports.User`: the policies themselves are not kept."""
+    password_last_used_at: datetime | None = None
 
 
 class TrailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -177,15 +185,100 @@ class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The live context held more variables than its API shows."""
 
 
-class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One project; its slug is the key in the state."""
+class CheckoutKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key by which a project's jobs read its repository; the private half is nobody's to see."""
+
+    fingerprint: str
+    """MD5 with colons, which is what every route shows unasked."""
+    type: str = "deploy-key"
+    public_key: str = ""
+    preferred: bool = False
+    created_at: datetime | None = None
+
+
+class SshKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A key for some host besides the repository's."""
+
+    fingerprint: str
+    hostname: str = ""
+    public_key: str = ""
+
+
+class LegacyAwsKeys(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The pair of the old AWS integration, as it is shown."""
+
+    access_key_id: str
+    has_secret: bool = True
+
+
+class ProjectToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A project's API token, less its value."""
 
     id: str
-    slug: str
-    organization: str
-    known_by: tuple[str, ...] = ("private", "v3", "v1.1")
-    deleted: bool = False
-    variables: dict[str, Variable] = {}
+    label: str
+    scope: str = "all"
+    created_at: datetime | None = None
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An outbound webhook, less its signing secret."""
+
+    id: str
+    name: str
+    url: str = ""
+    has_secret: bool = True
+    events: tuple[str, ...] = ("workflow-completed",)
+    verify_tls: bool = True
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class Trigger(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What starts a pipeline; one of the provider `webhook` has an address whose secret is not kept here."""
+
+    id: str
+    provider: str = "webhook"
+    url: str = ""
+    """Without its query."""
+    sender: str = ""
+    event_name: str = ""
+    created_at: datetime | None = None
+
+
+class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of a project's pipelines, with its triggers."""
+
+    id: str
+    name: str = ""
+    created_at: datetime | None = None
+    triggers: list[Trigger] = []
+
+
+class RunnerToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A token that runner agents sign in with, less its value."""
+
+    id: str
+    nickname: str
+    created_at: datetime | None = None
+
+
+class RunnerClass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A resource class of self-hosted runners."""
+
+    id: str
+    name: str
+    """`namespace/name`."""
+    description: str = ""
+    tokens: list[RunnerToken] = []
+
+
+class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Custom OIDC claims; of what is not customised there is nothing."""
+
+    audience: tuple[str, ...] = ()
+    audience_updated_at: datetime | None = None
+    ttl: str = ""
+    ttl_updated_at: datetime | None = None
 
 
 class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -196,6 +289,26 @@ class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     why: str
 
 
+class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One project; its slug is the key in the state."""
+
+    id: str
+    slug: str
+    organization: str
+    known_by: tuple[str, ...] = ("private", "v3", "v1.1")
+    deleted: bool = False
+    variables: dict[str, Variable] = {}
+    checkout_keys: list[CheckoutKey] = []
+    ssh_keys: list[SshKey] = []
+    legacy_aws: LegacyAwsKeys | None = None
+    tokens: list[ProjectToken] = []
+    webhooks: list[Webhook] = []
+    definitions: list[PipelineDefinition] = []
+    claims: Claims | None = None
+    missed: list[MissedRead] = []
+    """Kinds of secret that the live world did not show."""
+
+
 class StoredOrganization(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One organization; its slug is the key in the state."""
 
@@ -203,6 +316,11 @@ class StoredOrganization(msgspec.Struct, kw_only=True, omit_defaults=True):
     slug: str
     name: str
     holes: list[MissedRead] = []
+    """Of its projects."""
+    runner_classes: list[RunnerClass] = []
+    claims: Claims | None = None
+    missed: list[MissedRead] = []
+    """Kinds of secret that the live world did not show."""
 
 
 class CircleCiState(msgspec.Struct, kw_only=True, omit_defaults=True):

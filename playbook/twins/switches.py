@@ -32,6 +32,8 @@ class Switches:
     """Until CloudTrail delivers an event."""
     trail_denied: bool = False
     """CloudTrail answers AccessDenied."""
+    report_age_s: float = 0
+    """How old the credential report is; AWS makes a new one every four hours."""
     use_span_s: float = 900
     """Of the uses of a key in such a span only the first is recorded."""
     keys_per_user: int | None = None
@@ -59,9 +61,17 @@ class Switches:
     create_context_status: int = 200
     snake_case_times: bool = True
     """Project variables carry `created_at`; False: `created-at`, as the specification says."""
+    snake_case_keys: bool = True
+    """Checkout keys and webhooks have a `created_at` and the like; False: `created-at`, as the specification says."""
+    hyphened_webhook_keys: bool = False
+    """A webhook written with `signing-secret` gets it; False: such keys are ignored without a word."""
+    private_details: bool = True
+    """The private route shows a project's details; False: the host has no such route."""
     v3_lists_projects: bool = True
     """False: `/api/v3/projects` is only a slug resolver and refuses a list."""
     private_pages_loop: bool = False
     """The private project list begins again after its last page."""
     retry_after: bool = True
     """A 429 says when to come back."""
+    requests_per_s: float | None = None
+    """Over HTTP, more than that are answered 429; a second's worth may come at once."""

@@ -18,10 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from playbook.journal import fold, recover
-from playbook.model import Recovery
-from playbook.ports import KeyStatus
-
 from crash.child import (
     CASE,
     EVENTS,
@@ -37,9 +33,16 @@ from crash.child import (
 from crash.oracle import InvariantBroken, Oracle, broken
 from two_users import ACCOUNT
 
+from playbook.errors import ExitCode
+from playbook.journal import fold, recover
+from playbook.model import Recovery
+from playbook.ports import KeyStatus
+
 RESUMES_MAX = 3
 """Processes that may live before a case must have come to an end (L1)."""
 SUCCESS, WAITING = 0, 11
+FOLLOWING = frozenset({"waits", "not-begun"})
+"""Why a lane stands still only because another one does."""
 HUMAN_S = 600
 """What a human takes to look at it: longer than any lag."""
 
@@ -132,6 +135,7 @@ class Trial:
 
     def _rest(self, report: Report) -> Report:
         for _ in range(RESUMES_MAX):
+            self._take_refusal_as_stop(report)
             if report.ended == "exit" and report.code in {SUCCESS, WAITING}:
                 break
             report = self._child(Part())
@@ -140,6 +144,14 @@ class Trial:
         if report.code == SUCCESS:
             self._oracle().at_success()
         return report
+
+    def _take_refusal_as_stop(self, report: Report) -> None:
+        """A plan refused because of a stranger's key, which the refusal names, is a stop for a human as well."""
+        if report.ended == "error" and report.code == ExitCode.GUARD:
+            strangers = self._oracle().memory.strangers
+            if any(key in report.detail for key in strangers):
+                report.ended, report.code = "exit", WAITING
+                report.troubles = [{"reason": report.detail, "cause": "conflict"}]
 
     def _child(self, part: Part) -> Report:
         report = run_child(self.folder, self.conditions, part, self._number)
@@ -197,12 +209,14 @@ class Trial:
         unnamed = [key for key in strangers if key not in said]
         if unnamed:
             broken("I16", f"the stop does not name the stranger's key {unnamed[0]}: {said}")
+        if all(trouble["cause"] in FOLLOWING for trouble in report.troubles):
+            broken("L1", f"everything waits for everything: {report.troubles}")
         for trouble in report.troubles:
-            if not self._has_reason(oracle, trouble["cause"], strangers):
+            if not (self._was_denied(trouble) or self._has_reason(oracle, trouble["cause"], strangers)):
                 broken("L1", f"it stops without need: {trouble}")
 
     def _has_reason(self, oracle: Oracle, cause: str, strangers: set[str]) -> bool:
-        if cause in {"waits", "not-begun"}:
+        if cause in FOLLOWING:
             return True
         if cause == "lost-secret":
             stored = oracle.truth.stored().values()
@@ -212,6 +226,10 @@ class Trial:
         if cause == "LimitExceeded":
             return bool(oracle.memory.strangers)
         return cause == "conflict" and (meddled or self.conditions.trail_denied)
+
+    def _was_denied(self, trouble: dict[str, Any]) -> bool:
+        denied = any(fault.startswith("deny") for part in self.case.parts for fault in part.faults)
+        return bool(trouble.get("failed")) and denied
 
     def _strangers(self, what: str) -> bool:
         return any(stranger.what == what for part in self.case.parts for stranger in part.strangers)

@@ -23,6 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from crash.baton import Baton
+from crash.mutants import MUTANTS
+from crash.oracle import InvariantBroken, Oracle, Pair, pairs_of
+from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
+
 from playbook.engine import Engine
 from playbook.errors import PlaybookError
 from playbook.journal import Disk, Journal, this_host
@@ -32,12 +37,7 @@ from playbook.records import AnyRecord, Opened
 from playbook.twins.faults import Call, Faults
 from playbook.twins.switches import FreshTail, Switches
 from playbook.twins.world import TwinWorld
-
-from crash.baton import Baton
-from crash.mutants import MUTANTS
-from crash.oracle import InvariantBroken, Oracle, Pair, pairs_of
 from steps import PLAYBOOK
-from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
 
 TIMEOUT_S = 60
 WORLD = "world.json"
@@ -71,7 +71,10 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class Stranger:
-    """Somebody else acts, just before our remote call number `at` (counted from 1 in that process)."""
+    """Somebody else acts, just before our remote call number `at`.
+
+    Counted from 1, in that process, once a create intent of ours is in the journal.
+    """
 
     at: int
     what: str
@@ -234,7 +237,7 @@ class _Judged(AbstractContextManager[None]):
     def __init__(self, tell: Any) -> None:
         self._tell = tell
 
-    def __exit__(self, _kind: Any, error: BaseException | None, _traceback: Any) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, InvariantBroken):
             self._tell(Report(ended="broken", invariant=error.invariant, detail=error.detail))
 
@@ -267,6 +270,7 @@ class _Child:
         self._shared = shared
         self._pipe = pipe
         self._calls: list[str] = []
+        self._calls_since_intent = 0
         log = -1
         if (folder / EVENTS).exists():
             log = os.open(folder / EVENTS, os.O_WRONLY | os.O_APPEND)
@@ -348,8 +352,9 @@ class _Child:
                 self._baton.pass_on()
             self._calls.append(f"{call.operation} {call.target}")
             self._instants.met(what)
+            self._calls_since_intent += self._oracle.has_create_intent()
             for stranger in self._part.strangers:
-                if stranger.at == len(self._calls):
+                if stranger.at == self._calls_since_intent:
                     act_as(stranger, self._world, self._oracle)
             with self._judged():
                 self._oracle.before_call(call)
@@ -363,14 +368,13 @@ class _Child:
 
 def act_as(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
     """Do what the stranger does, and let the oracle know what no journal of ours will say."""
-    now = world.clock.now().timestamp()
+    owner = f"{ACCOUNT}/{stranger.where}"
     if stranger.what == "key":
-        key_id = world.foreign_create_key(ACCOUNT, stranger.where)
-        oracle.memory.note("stranger", key_id, f"{ACCOUNT}/{stranger.where}", now)
+        oracle.stranger_did(world.foreign_create_key(ACCOUNT, stranger.where), "key", owner)
     elif stranger.what == "off-new":
-        for key in oracle.truth.ours(f"{ACCOUNT}/{stranger.where}"):
+        for key in oracle.truth.ours(owner):
             world.foreign_set_status(ACCOUNT, key.id, KeyStatus.INACTIVE)
-            oracle.memory.note("switched-off", key.id, f"{ACCOUNT}/{stranger.where}", now)
+            oracle.stranger_did(f"off {key.id}", "off", owner)
     else:
         pair = oracle.pairs[stranger.where]
         if stranger.what == "put-old":
@@ -378,7 +382,7 @@ def act_as(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
         else:
             world.foreign_put(pair.sink, pair.id_variable, "AKIASTRANGERSTRANGER")
             world.foreign_put(pair.sink, pair.secret_variable, "a stranger's secret of forty characters!")
-        oracle.memory.note("foreign-put", stranger.where, world.clock.now().timestamp())
+        oracle.stranger_did(f"put {stranger.where}", "put", stranger.where)
 
 
 def run_child(folder: Path, conditions: Conditions, part: Part, number: int) -> Report:

@@ -36,7 +36,7 @@ GENESIS = "0" * 64
 SUM = b',"sum":"'
 
 
-class InvariantBroken(BaseException):  # noqa: N818  # the verdict's own word; a BaseException, so that nothing swallows it
+class InvariantBroken(BaseException):  # the verdict's own word; a BaseException, so that nothing swallows it
     """An invariant does not hold."""
 
     def __init__(self, invariant: str, detail: str) -> None:
@@ -205,9 +205,7 @@ def pairs_of(state: State, names: tuple[str, str]) -> tuple[Pair, ...]:
             for key in account.keys.values()
             if Value.of(_plain(key.id)).sha256 == variables[names[0]].value.sha256
         )
-        found.append(
-            Pair(sink=sink, id_variable=names[0], secret_variable=names[1], account=holder[0], user=holder[1])
-        )
+        found.append(Pair(sink=sink, id_variable=names[0], secret_variable=names[1], account=holder[0], user=holder[1]))
     return tuple(found)
 
 
@@ -232,7 +230,7 @@ class Stored:
 
     @property
     def torn(self) -> bool:
-        return self.id_of is not None and self.secret_of is not None and self.id_of != self.secret_of
+        return self.id_of != self.secret_of
 
 
 class Truth:
@@ -247,18 +245,18 @@ class Truth:
     def now(self) -> float:
         return self.world.clock.now().timestamp()
 
-    def keys(self) -> Iterator[tuple[str, Key]]:
+    def all_keys(self) -> Iterator[tuple[str, Key]]:
         """Every key ever, with `account/user`."""
         for account in self.world.state.accounts.values():
             for key in account.keys.values():
                 yield f"{account.id}/{key.user}", key
 
     def find(self, key_id: str) -> Key | None:
-        return next((key for _, key in self.keys() if key.id == key_id), None)
+        return next((key for _, key in self.all_keys() if key.id == key_id), None)
 
     def ours(self, owner: str | None = None) -> list[Key]:
         """The keys that this run made and that still exist."""
-        return [key for whose, key in self.keys() if key.tag and key.status is not None and owner in {None, whose}]
+        return [key for whose, key in self.all_keys() if key.tag and key.status is not None and owner in {None, whose}]
 
     def stored(self) -> dict[str, Stored]:
         """What every pair holds, by the sink's id."""
@@ -281,7 +279,7 @@ class Truth:
         wanted = variable.value.sha256 if variable is not None else None
         if wanted is None:
             return None
-        for _, key in self.keys():
+        for _, key in self.all_keys():
             if secret:
                 digest = key.secret.sha256 if key.secret is not None else None
             else:
@@ -300,13 +298,12 @@ class Memory:
     def __init__(self, path: Path | None) -> None:
         self.requests: Counter[int] = Counter()
         """Create requests handed to the network, by the intent they were sent under."""
-        self.strangers: dict[str, tuple[str, float]] = {}
-        """Keys that somebody else made: whose user, and when."""
-        self.foreign_puts: dict[str, float] = {}
-        self.switched_off: dict[str, tuple[str, float]] = {}
-        """Keys of ours that somebody else switched off: whose user, and when."""
-        self.read_at: dict[str, float] = {}
-        self.listed_at: dict[str, float] = {}
+        self.strangers: set[str] = set()
+        """Keys that somebody else made."""
+        self.foreign_puts: set[str] = set()
+        """Sinks that somebody else wrote."""
+        self.unseen: dict[str, tuple[str, str, float]] = {}
+        """What a stranger did and no reply has shown us yet: what, where (a user or a sink), and when it will show."""
         self.broken_blindly: dict[str, str] = {}
         """Sinks that an effect of ours broke because a stranger had written after our last look: with which key."""
         self.stale: set[str] = set()
@@ -331,18 +328,16 @@ class Memory:
             case "request":
                 self.requests[arguments[0]] += 1
             case "stranger":
-                key_id, owner, at = arguments
-                self.strangers[key_id] = (owner, at)
-            case "switched-off":
-                key_id, owner, at = arguments
-                self.switched_off[key_id] = (owner, at)
-            case "foreign-put":
-                self.foreign_puts[arguments[0]] = arguments[1]
+                doing, what, where, shows_at = arguments
+                self.unseen[doing] = (what, where, shows_at)
+                if what == "key":
+                    self.strangers.add(doing)
+                elif what == "put":
+                    self.foreign_puts.add(where)
+            case "saw":
+                self.unseen.pop(arguments[0], None)
             case "read":
-                self.read_at[arguments[0]] = arguments[1]
                 self.stale.discard(arguments[0])
-            case "listed":
-                self.listed_at[arguments[0]] = arguments[1]
             case "effect":
                 self.stale.update(arguments[0])
             case "broke-blindly":
@@ -373,6 +368,8 @@ class Oracle:
         self.checks = 0
         self._durable = durable
         self._before: dict[str, Stored] = {}
+        self._read_anew: set[str] = set()
+        """Sinks read by this process since the journal last spoke of them."""
         # What earlier processes said was judged when they said it.
         self.ledger.advance(durable())
 
@@ -395,10 +392,8 @@ class Oracle:
 
     def after_call(self, call: Call) -> None:
         """A request was carried out, or lost; the caller does not know yet."""
-        if call.operation == "variables" and call.target in self.pairs:
-            self.memory.note("read", call.target, self.truth.now)
-        if call.operation == "access_keys":
-            self.memory.note("listed", call.target, self.truth.now)
+        if call.operation in {"variables", "access_keys"}:
+            self._note_look(call)
         if call.write:
             self._note_effect(call)
             self.check_no_working_sink_broken(call)
@@ -411,10 +406,27 @@ class Oracle:
             broken("I13", f"record {seq} was acknowledged and is not on the disk")
         self.check_state()
 
+    def _note_look(self, call: Call) -> None:
+        if call.target in self.pairs:
+            self._read_anew.add(call.target)
+        if call.target in self.memory.stale:
+            self.memory.note("read", call.target)
+        for doing, (_, where, shows_at) in list(self.memory.unseen.items()):
+            if where == call.target and shows_at <= self.truth.now:
+                self.memory.note("saw", doing)
+
+    def stranger_did(self, doing: str, what: str, where: str) -> None:
+        """Note a stranger's `key`, `off` or `put`, which shows to us once its lag has passed."""
+        switches = self.truth.world.switches
+        lag = {"key": switches.list_lag_s, "off": switches.status_lag_s, "put": switches.tail_lag_s}[what]
+        self.memory.note("stranger", doing, what, where, self.truth.now + lag)
+
     def _read_journal(self) -> None:
         for record in self.ledger.advance(self._durable()):
             if record["type"] == "Verified":
                 self.check_truthful(record)
+            if record["type"] in {"Applied", "Verified"} and record["key"].startswith(STORE):
+                self._read_anew -= {sink for sink in self.pairs if f"/{sink}/" in record["key"]}
 
     def check_state(self) -> None:
         """What must hold at every moment."""
@@ -422,6 +434,11 @@ class Oracle:
         self.check_nothing_lost()
         self.check_bounded_keys()
         self.check_pair_integrity(self.truth.stored())
+
+    def has_create_intent(self) -> bool:
+        """Whether a create was ever intended, durably."""
+        self._read_journal()
+        return any(key.startswith(CREATE) for key in self.ledger.attempts)
 
     # -- invariants --
 
@@ -463,7 +480,7 @@ class Oracle:
             for attempt in attempts
             if attempt.end == "applied"
         }
-        for owner, key in self.truth.keys():
+        for owner, key in self.truth.all_keys():
             if not key.tag or key.status is None or key.id in named or key.id in self.ledger.orphans:
                 continue
             explained = [
@@ -516,11 +533,11 @@ class Oracle:
         return f"outage:{key_id}" in self.ledger.approvals or key_id in contained
 
     def _is_blind(self, sink: str) -> bool:
-        """Whether a stranger wrote it so late that no read of ours could have shown it (no conditional writes)."""
-        at = self.memory.foreign_puts.get(sink)
-        if at is None:
-            return False
-        return self.memory.read_at.get(sink, 0.0) < at + self.truth.world.switches.tail_lag_s
+        """Whether a stranger wrote it so late that the look we owe before an effect could not show it.
+
+        Neither platform has conditional writes, so this cannot be prevented, only made good (invariants, 2.2).
+        """
+        return sink in self._read_anew and bool(self._unseen("put", sink))
 
     def check_proof_first(self, call: Call) -> None:
         """I4: before the first write into a sink the key it will hold is durably proved."""
@@ -564,14 +581,14 @@ class Oracle:
             broken("I7", f"{call.operation} of {call.target}, which no approved plan names")
         stored = self._before[sink]
         owner = self.pairs[sink].owner
-        known = self._planned_keys() | {key.id for whose, key in self.truth.keys() if key.tag and whose == owner}
+        known = self._planned_keys() | {key.id for whose, key in self.truth.all_keys() if key.tag and whose == owner}
         if not ({stored.id_of, stored.secret_of} <= known) and not self._is_blind(sink):
             broken("I7", f"{call.target} is overwritten while it holds a value this run does not know")
 
     def check_bounded_keys(self) -> None:
         """I8: at most one live key of ours per user, but for one that is set aside until its successor is in place."""
         live: Counter[str] = Counter()
-        for owner, key in self.truth.keys():
+        for owner, key in self.truth.all_keys():
             if key.tag and key.status is KeyStatus.ACTIVE and key.id not in self.ledger.set_aside:
                 live[owner] += 1
         for owner, count in live.items():
@@ -642,39 +659,34 @@ class Oracle:
             broken("I1", f"{call.target} was switched and the open intent says the contrary")
 
     def at_success(self) -> None:
-        """I6 and I10 at exit 0: only the new key is on, every pair works with it, and was read after the last change."""
+        """I6 and I10 at exit 0: only the new key is on, and every pair was seen to hold it after the last change."""
         stored = self.truth.stored()
         self.check_pair_integrity(stored, success=True)
         for owner in sorted({pair.owner for pair in self.pairs.values()}):
             ours = self.truth.ours(owner)
-            unseen = self._unseen(owner, self.memory.strangers)
-            if self._unseen(owner, self.memory.switched_off):
+            if self._unseen("off", owner):
                 continue  # as of the last observation all was well
             if [key.status for key in ours] != [KeyStatus.ACTIVE]:
                 broken("I6", f"success, and {owner} has the keys of ours {[(k.id, str(k.status)) for k in ours]}")
-            on = {key.id for whose, key in self.truth.keys() if whose == owner and key.status is KeyStatus.ACTIVE}
-            extra = on - {ours[0].id} - unseen
+            on = {key.id for whose, key in self.truth.all_keys() if whose == owner and key.status is KeyStatus.ACTIVE}
+            extra = on - {ours[0].id} - self._unseen("key", owner)
             if extra:
                 broken("I6", f"success, and {sorted(extra)} of {owner} are still on")
             for sink, pair in self.pairs.items():
-                if pair.owner != owner or self._is_blind(sink):
+                if pair.owner != owner or self._unseen("put", sink):
                     continue
                 if stored[sink].key != ours[0].id or not stored[sink].works:
                     broken("I6", f"success, and {sink} holds {stored[sink].key}")
                 if sink in self.memory.stale:
                     broken("I6", f"success, and {sink} was not read again after the last change")
 
-    def _unseen(self, owner: str, events: Mapping[str, tuple[str, float]]) -> set[str]:
-        """Those of a stranger's doings that no list has shown us yet."""
-        lag = self.truth.world.switches.list_lag_s
-        seen_until = self.memory.listed_at.get(owner, 0.0) - lag
-        return {key for key, (whose, at) in events.items() if whose == owner and at > seen_until}
+    def _unseen(self, what: str, where: str) -> set[str]:
+        """Those of a stranger's doings that no reply has shown us yet."""
+        return {doing for doing, (kind, place, _) in self.memory.unseen.items() if (kind, place) == (what, where)}
 
     def seen_strangers(self) -> set[str]:
         """Strangers' keys that exist and that a list has shown us."""
-        owners = {pair.owner for pair in self.pairs.values()}
-        unseen = {key for owner in owners for key in self._unseen(owner, self.memory.strangers)}
-        return {key for key in self.memory.strangers if key not in unseen}
+        return self.memory.strangers - self.memory.unseen.keys()
 
     def at_stop(self) -> None:
         """I6b and I5 where a human must go on: nothing of ours is on for nothing, nothing we broke blindly stays so."""

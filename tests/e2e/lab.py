@@ -25,7 +25,7 @@ PROGRAM = str(Path(sys.executable).with_name("rotation-playbook"))
 USER = "ci-deploy"
 NEW_NPM_TOKEN = "npm_canary_9f8e7d6c5b4a"
 CHANGING = ("Create", "Update", "Delete", "Put", "Tag", "Attach")
-WAITS = {"visible": 3, "proof": 0, "sink": 5, "settle": 0, "relist": 0}
+WAITS = {"visible": 3, "proof": 0, "sink": 3, "settle": 0, "relist": 0}
 """`visible` covers the lag of the dry run's twin; the real servers here have none."""
 
 _INCIDENT = """
@@ -111,7 +111,7 @@ def signal_at(process, folder, kind, key, count, *, number=signal.SIGKILL):
         if sum(all(part in line for part in wanted) for line in lines) >= count:
             process.send_signal(number)
             return True
-        time.sleep(0.0005)
+        time.sleep(0.001)
     return False
 
 

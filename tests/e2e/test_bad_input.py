@@ -131,12 +131,6 @@ def test_a_kept_key_that_is_exposed_needs_a_reason(batch, shared):
     assert_refused(done, 2, "The answers file does not say `keys.reason`", "Nothing was changed")
 
 
-def test_a_kept_variable_needs_a_reason(batch, shared):
-    done = batch(shared.answers(npm='value_from = "keep"'))
-
-    assert_refused(done, 2, "The answers file does not say `variables.reason`", "Nothing was changed")
-
-
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
@@ -196,7 +190,7 @@ def test_the_key_that_the_run_signs_with(batch, shared, lab):
 
     done = batch(AWS_ACCESS_KEY_ID=own.key_id, AWS_SECRET_ACCESS_KEY=own.secret.reveal())
 
-    assert_refused(done, 7, f"This run signs with {own.key_id} itself", "Run with another identity")
+    assert_refused(done, 7, f"this run signs with {own.key_id} itself", "Run with another identity")
 
 
 # --- Approval -------------------------------------------------------------------------------------------------------

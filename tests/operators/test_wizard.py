@@ -341,8 +341,8 @@ def test_a_plan_without_changes_is_approved_without_a_question(desk):
     assert "the root user has keys" in desk.shown
 
 
-@pytest.mark.parametrize(("width", "lines"), [(80, 15), (140, 14)])
-def test_the_plan_is_shown_by_lane_with_what_it_destroys_in_words(desk, width, lines):
+@pytest.mark.parametrize(("width", "lines"), [(80, 13), (140, 12)])
+def test_the_plan_is_shown_in_order_with_what_it_destroys_in_words(desk, width, lines):
     desk.wizard._console = Console(file=desk.paper, width=width, markup=False, highlight=False)
 
     desk.type("3" + ENTER).approve(PLAN)

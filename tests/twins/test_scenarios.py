@@ -41,7 +41,10 @@ def test_small_is_what_it_says():
     world = TwinWorld(load("small").state)
     _, stored, keys = collected(world)
     circleci = world.state.circleci
-    assert (len(circleci.contexts), len(circleci.projects), len(world.aws), len(keys)) == (3, 5, 2, 7)
+    living = [item for item in circleci.projects.values() if not item.deleted]
+    assert (len(circleci.contexts), len(living), len(world.aws), len(keys)) == (3, 5, 2, 7)
+    (deleted,) = [item for item in circleci.projects.values() if item.deleted]
+    assert deleted.variables, "a deleted project that still holds a variable"
     found = correlate(stored, keys)
     places = Counter(match.key.id for match in found.matches if match.key is not None)
     assert sorted(places.values()) == [1, 1, 1, 1, 3], "one key in three places"
@@ -70,6 +73,9 @@ def test_every_pair_of_a_known_key_works_and_was_written_soon_after_it_was_made(
         used = world.aws[match.key.account].last_used(match.key.id).at
         assert used is None or match.key.created_at < used < world.clock.now()
     for item in stored:
+        if item.variable.created_at is None:
+            assert world.state.circleci.projects[item.sink.id].deleted, "only the private route shows no dates"
+            continue
         assert item.variable.created_at <= (item.variable.updated_at or item.variable.created_at) < world.clock.now()
 
 

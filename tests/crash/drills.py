@@ -1,0 +1,112 @@
+"""In which worlds a mutant must be seen: for each a row of cases, tried until one names a broken invariant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+from crash.campaign import Case, Verdict, try_case
+from crash.child import Conditions, Part, Stranger
+from crash.mutants import MUTANTS
+from playbook.model import Recovery
+
+REWRITE, CUT = Recovery.REWRITE_SWITCHED.value, Recovery.CUT_OLD.value
+PLAIN = Conditions()
+
+
+@cache
+def baseline(conditions: Conditions) -> Verdict:
+    """The same world with nothing in its way: how many instants and calls it has."""
+    return try_case(Case(conditions=replace(conditions, mutant="")))
+
+
+def uninterrupted(conditions: Conditions = PLAIN, *faults: str) -> Iterator[Case]:
+    """One process that nobody kills."""
+    yield Case(conditions=conditions, parts=(Part(faults=faults),))
+
+
+def kills(conditions: Conditions = PLAIN) -> Iterator[Case]:
+    """A kill at every instant."""
+    for instant in range(1, baseline(conditions).instants + 1):
+        yield Case(conditions=conditions, parts=(Part(kill_at=instant),))
+
+
+def two_kills(conditions: Conditions) -> Iterator[Case]:
+    """A kill while the first pair is written, and another one at every instant of the resumed process."""
+    written = next(i for i, call in enumerate(baseline(conditions).calls) if call.startswith("put_variable"))
+    # Every call has two instants, every append three.
+    for first in range(2 * written + 40, 2 * written + 120, 8):
+        for second in range(20, 200, 2):
+            yield Case(conditions=conditions, parts=(Part(kill_at=first), Part(kill_at=second)))
+
+
+def strangers(
+    what: str, where: str = "ci-deploy", conditions: Conditions = PLAIN, faults: tuple[str, ...] = ()
+) -> Iterator[Case]:
+    """A stranger at every call after our create intent."""
+    for at in range(1, len(calls_since_intent(conditions)) + 1):
+        yield Case(
+            conditions=conditions, parts=(Part(faults=faults, strangers=(Stranger(at=at, what=what, where=where),)),)
+        )
+
+
+def calls_since_intent(conditions: Conditions) -> list[str]:
+    """The remote calls from the first create on."""
+    calls = baseline(conditions).calls
+    return calls[next(i for i, call in enumerate(calls) if call.startswith("create_access_key")) :]
+
+
+DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
+    "never-mint-again": kills,
+    "intent-after-effect": uninterrupted,
+    "torn-tail-kept": kills,
+    "verified-before-applied": uninterrupted,
+    "old-key-off-first": uninterrupted,
+    "reset-although-held": kills,
+    "delete-unproved": lambda: strangers("key", faults=("drop-request:create_access_key:1",)),
+    "absent-while-listing-lags": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
+    "trust-a-verified-gate": lambda: strangers("put-old", "ctx-deploy"),
+    "sdk-retries-create": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
+    "delete-then-add": uninterrupted,
+    "delete-an-active-key": kills,
+    "overwrite-the-unknown": lambda: strangers("put-unknown", "ctx-deploy"),
+    "half-a-pair": uninterrupted,
+    "skip-the-proof": uninterrupted,
+    "no-read-back": lambda: uninterrupted(PLAIN, "drop-request:put_variable:1"),
+    "no-last-look": lambda: strangers("key"),
+    "no-parking": lambda: uninterrupted(PLAIN, "deny:put_variable:1x99"),
+    "no-undo": lambda: strangers("put-old", "ctx-deploy"),
+    "no-sync": uninterrupted,
+    "recovery-cuts-too-much": kills,
+    "replay-the-open-intent": kills,
+    "outage-not-approved": lambda: kills(Conditions(policy=REWRITE)),
+    "proof-waits-for-stores": lambda: kills(Conditions(policy=REWRITE)),
+    "kept-key-forgotten": lambda: two_kills(Conditions(policy=CUT)),
+    "stale-list-believed": lambda: kills(Conditions(policy=REWRITE, stale=True)),
+    "last-look-without-sinks": lambda: kills(Conditions(policy=CUT)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trialed:
+    """How a mutant fared."""
+
+    name: str
+    verdict: Verdict | None
+    """The case that failed; None when it survived all."""
+    executions: int
+
+
+def try_mutant(name: str) -> Trialed:
+    """Try a mutant's cases in order until one fails."""
+    executions = 0
+    for case in DRILLS[name]():
+        executions += 1
+        verdict = try_case(replace(case, conditions=replace(case.conditions, mutant=name)))
+        if not verdict.clean:
+            return Trialed(name=name, verdict=verdict, executions=executions)
+    return Trialed(name=name, verdict=None, executions=executions)
+
+
+assert DRILLS.keys() == MUTANTS.keys()
