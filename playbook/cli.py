@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from playbook.engine import Engine, Outcome
+    from playbook.exposure import Proof, Window
+    from playbook.inventory import Inventory
     from playbook.journal import Journal
     from playbook.model import Operator, Step
     from playbook.modes import Approval, Settings
@@ -34,8 +36,20 @@ if TYPE_CHECKING:
     from playbook.secret import Secret
 
 NAME: Final = "rotation-playbook"
-KINDS: Final = ("context-variable", "project-variable")
-"""The kinds of secret that `inventory` reads; naming another one must not look like finding none."""
+KINDS: Final = (
+    "context-variable",
+    "project-variable",
+    "legacy-aws-key",
+    "checkout-key",
+    "ssh-key",
+    "project-token",
+    "webhook-secret",
+    "trigger-url",
+    "runner-token",
+    "oidc-claims",
+    "context-restriction",
+)
+"""The values of `ports.SecretKind`, which `--help` must not import."""
 _PATHS: Final = frozenset({"answers", "circleci_token_file"})
 """The settings that are files."""
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -182,6 +196,9 @@ def _waits(_context: click.Context, _parameter: click.Parameter, values: tuple[s
 _connection = _options(
     click.option("--profile", "profiles", multiple=True, metavar="NAME", help="AWS profile; repeat for more accounts."),
     click.option("--role-arn", "role_arns", multiple=True, metavar="ARN", help="Role to assume in another account."),
+    click.option(
+        "--organization-role", metavar="NAME", help="Role to assume in every account of the AWS Organization."
+    ),
     click.option("--region", metavar="REGION", help="AWS region, when the profile names none."),
     click.option("--organization", "organizations", multiple=True, metavar="SLUG", help="CircleCI organization."),
     click.option("--circleci-host", metavar="URL", help="CircleCI Server; default https://circleci.com."),
@@ -275,9 +292,15 @@ def _token(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Se
 def _live(screen: Screen, settings: Settings, options: Mapping[str, Any], *, case: str) -> Platforms:
     from playbook.clients.endpoints import aws_overrides  # noqa: PLC0415  # not for --help
     from playbook.modes import connect  # noqa: PLC0415  # as above
+    from playbook.ports import display  # noqa: PLC0415  # as above
 
     token = _token(screen, settings, options)
     platforms = connect(settings, token, case=case, ask_secret=_ask_secret if _attended(options) else None)
+    for text in (
+        *platforms.notes,
+        *(f"Not opened: {hole.what} {hole.where} ({hole.why})" for hole in platforms.unopened),
+    ):
+        screen.say(display(text), "yellow")
     for override in aws_overrides(os.environ, settings.profiles):
         screen.say(f"!! AWS endpoint override: {override.where} = {override.url}", "bold yellow")
     return platforms
@@ -604,6 +627,7 @@ def _status_document(folder: Path, state: State, exit_code: int | None = None) -
         "exit_code": exit_code if exit_code is not None else (state.sealed.exit_code if state.sealed else None),
         "steps": [asdict(row) for row in step_rows(state, PLAYBOOK)],
         "keys": [asdict(row) for row in key_rows(state)],
+        "burn_down": _burn_down(folder, state),
         "unfinished": waiting,
         "next_command": _next_command(folder, state),
     }
@@ -613,6 +637,22 @@ def _next_command(folder: Path, state: State) -> str:
     if state.sealed is not None:
         return ""
     return f"{NAME} {'resume' if _is_open(state) else 'answers'} {folder}"
+
+
+def _burn_down(folder: Path, state: State) -> dict[str, int] | None:
+    """How many secrets of the case's inventory are rotated by now; None before there is one."""
+    from dataclasses import asdict  # noqa: PLC0415  # not for --help
+
+    from playbook.exposure import burn_down, judge  # noqa: PLC0415  # as above
+    from playbook.inventory import Inventory  # noqa: PLC0415  # as above
+    from playbook.journal import read_attachment  # noqa: PLC0415  # as above
+    from playbook.summary import proof_of, window_of  # noqa: PLC0415  # as above
+
+    digest = next((part.attachment for parts in state.plans.values() for part in parts if part.attachment), "")
+    if not digest:
+        return None
+    found = Inventory.from_lines(read_attachment(folder, "inventory.jsonl", digest))
+    return asdict(burn_down(found, judge(found, window_of(state), proof_of(state))))
 
 
 @commands.command()
@@ -640,6 +680,11 @@ def status(case: str | None, as_json: bool) -> None:  # noqa: FBT001  # click pa
         screen.result(f"Case {folder} ({document['mode']}, {document['status']}, opened {document['opened_at']})")
         screen.answer.print(keys_table(state))
         screen.answer.print(steps_table(state, PLAYBOOK))
+        if (left := document["burn_down"]) is not None:
+            screen.result(
+                f"Secrets: {left['rotated']} of {left['total']} rotated; "
+                f"{left['exposed']} exposed, {left['unknown']} unknown."
+            )
         for item in document["unfinished"]:
             if item["why"] or item["state"] != "planned":
                 screen.result(f"  {item['state']}: {item['key']} {item['why']}")
@@ -716,54 +761,102 @@ def report(case: str | None, form: str) -> None:
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the result."
 )
 @click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Limit it to a kind; repeatable.")
-@click.option("--fail-on-exposed", is_flag=True, help="Exit 10 when active keys are stored or anything was not read.")
+@click.option("--projects-file", type=click.Path(), metavar="FILE", help="More project slugs, one a line.")
+@click.option("--exposed-from", default="", metavar="TIME", help="When strangers began to read: 2022-12-21T00:00:00Z.")
+@click.option("--exposed-until", default="", metavar="TIME", help="When that ended; what was written since is rotated.")
+@click.option("--checkout", "checkouts", multiple=True, metavar="DIR", help="Checkout to look for jobs in; repeatable.")
+@click.option(
+    "--holds", "said", multiple=True, metavar="ID=KEY_ID", help="Vouch that a row holds this key; repeatable."
+)
+@click.option("--fail-on-exposed", is_flag=True, help="Exit 10 when secrets are exposed or anything was not read.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Reads side by side (16).")
 @click.option("--no-input", is_flag=True, help="Never prompt.")
+@_case
 @_json
 @click.pass_context
 def inventory(context: click.Context, /, **options: Any) -> None:
-    """List everything stored in CircleCI and every access key, and say which variable holds which key."""
-    from playbook.inventory import collect, find_organizations  # noqa: PLC0415  # not for --help
-    from playbook.journal import Journal  # noqa: PLC0415  # as above
+    """List everything stored in CircleCI and every access key, and say which variable holds which key.
+
+    With --case an interrupted inventory goes on where it was, and a run's journal says what was rotated.
+    """
+    from playbook import survey  # noqa: PLC0415  # not for --help
+    from playbook.exposure import judge  # noqa: PLC0415  # as above
+    from playbook.inventory_document import document, is_exposed, to_csv  # noqa: PLC0415  # as above
     from playbook.screen import Screen  # noqa: PLC0415  # as above
-    from playbook.world import CaseWorld  # noqa: PLC0415  # as above
 
     screen = Screen()
     settings = _settings(options)
-    platforms = _live(screen, settings, options, case="inventory")
-    try:
-        view = CaseWorld(platforms, Journal(), parallel=settings.parallel)
-        found = collect(view, find_organizations(view, settings.organizations), view.accounts)
-    finally:
-        platforms.close()
-    document = found.document(options["kinds"])
+    checkouts = survey.checkouts_of(options["checkouts"])
+    given = survey.window_of(options["exposed_from"], options["exposed_until"])
+    window, proof = _of_case(options, given)
+    found = _read_everything(screen, settings, options)
+    verdicts = judge(found, window, proof)
+    told = document(found, kinds=options["kinds"], window=window, verdicts=verdicts, checkouts=checkouts)
     form = "json" if options["as_json"] else options["form"]
     if form == "json":
-        screen.result(json.dumps(document, indent=2))
+        screen.result(json.dumps(told, indent=2))
     elif form == "csv":
-        screen.result(_csv(document), end="")
+        screen.result(to_csv(told), end="")
     else:
-        screen.inventory(found)
-    exposed = [row for row in document["access_keys"] if row["status"] == "Active" and row["stored_in"]]
-    if options["fail_on_exposed"] and (exposed or not found.complete):
+        screen.inventory(told)
+    if options["fail_on_exposed"] and is_exposed(told):
         context.exit(int(ExitCode.CHANGES))
 
 
-def _csv(document: Mapping[str, Any]) -> str:
-    """The secrets as CSV; a text that a spreadsheet would run as a formula is quoted."""
-    import csv  # noqa: PLC0415  # not for --help
-    import io  # noqa: PLC0415  # as above
+def _of_case(options: Mapping[str, Any], given: Window | None) -> tuple[Window | None, Proof]:
+    """The window and the proofs of the case that `--case` names, if it holds a journal; what is given comes first."""
+    from playbook.exposure import NO_PROOF  # noqa: PLC0415  # not for --help
+    from playbook.journal import check_folder, fold, read  # noqa: PLC0415  # as above
+    from playbook.summary import proof_of, window_of  # noqa: PLC0415  # as above
 
-    columns = ("id", "kind", "organization", "context", "project", "name", "tail", "created_at", "updated_at")
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow([*columns, "account", "user", "access_key", "confidence"])
-    for row in document["secrets"]:
-        held = row["access_key"] or {}
-        cells = [row.get(name) or "" for name in columns]
-        cells += [held.get(name, "") for name in ("account", "user", "id", "confidence")]
-        writer.writerow([f"'{cell}" if str(cell)[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell for cell in cells])
-    return text.getvalue()
+    folder = Path(options["folder"]) if options["folder"] else None
+    if folder is None or not check_folder(folder):
+        return given, NO_PROOF
+    state = fold(read(folder).records)
+    return given or window_of(state), proof_of(state)
+
+
+def _read_everything(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Inventory:
+    """Collect, with the progress on stderr; under `--case` what was read is kept until it is whole."""
+    from playbook import survey  # noqa: PLC0415  # not for --help
+    from playbook.collect import collect  # noqa: PLC0415  # as above
+    from playbook.inventory import find_organizations  # noqa: PLC0415  # as above
+    from playbook.journal import Journal  # noqa: PLC0415  # as above
+    from playbook.reading import Reading  # noqa: PLC0415  # as above
+    from playbook.screen import ReadingProgress  # noqa: PLC0415  # as above
+    from playbook.world import CaseWorld  # noqa: PLC0415  # as above
+
+    slugs = survey.projects_of(Path(options["projects_file"])) if options["projects_file"] else ()
+    said, kinds = survey.said_of(options["said"]), survey.kinds_of(options["kinds"])
+    platforms = _live(screen, settings, options, case="inventory")
+    progress = ReadingProgress(sys.stderr)
+    reading = None
+    try:
+        view = CaseWorld(platforms, Journal(), parallel=settings.parallel)
+        organizations = find_organizations(view, settings.organizations)
+        if options["folder"]:
+            scope = survey.scope_of(view.circleci.host, organizations, view.accounts, kinds, slugs)
+            reading = Reading(Path(options["folder"]), scope=scope, now=view.clock.now())
+            if reading.taken_up:
+                screen.say(f"Going on with an interrupted inventory: {reading.taken_up} parts are read already.")
+        found = collect(
+            view,
+            organizations,
+            view.accounts,
+            kinds=kinds,
+            known_projects=slugs,
+            said=said,
+            reading=reading,
+            progress=progress,
+        )
+        if reading is not None and found.complete:
+            reading.finish()
+    finally:
+        progress.close()
+        if reading is not None:
+            reading.close()
+        platforms.close()
+    return found
 
 
 @commands.command()

@@ -65,6 +65,10 @@ class Reading:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file, and so of its lock."""
         self._file.close()
 
     @property

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 

@@ -41,14 +41,7 @@ class InventorySecrets(Step):
 
 def summarise(inventory: Inventory, window: Window | None = None) -> tuple[Finding, ...]:
     """Say first whether anything is missing, then the counts, then what nobody can explain."""
-    return tuple(
-        [
-            *_holes(inventory),
-            *_counts(inventory, window),
-            *_unexplained(inventory),
-            *_others(inventory),
-        ]
-    )
+    return (*_holes(inventory), *_counts(inventory, window), *_unexplained(inventory), *_others(inventory))
 
 
 def _holes(inventory: Inventory) -> Iterator[Finding]:

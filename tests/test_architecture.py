@@ -60,19 +60,39 @@ LAYERS: dict[str, set[str]] = {
     "trust": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate"},
-    "scope": {*BASE, "model", "inventory"},
+    # What an inventory is made by, and what is told of one.
+    "credential_report": BASE,
+    "reading": BASE,
+    "config_jobs": set(),
+    "collect": {*BASE, "correlate", "inventory", "credential_report", "reading"},
+    "exposure": {*BASE, "correlate", "inventory"},
+    "blast_radius": {*BASE, "correlate", "inventory", "config_jobs"},
+    "inventory_document": {*BASE, "correlate", "inventory", "exposure", "blast_radius"},
+    "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
+    "scope": {*BASE, "model", "exposure", "inventory"},
     "clients": BASE,
     "twins": BASE,
     "log": BASE,
     "operators": {*BASE, "model"},
-    "summary": JOURNAL,
+    "summary": {*JOURNAL, "exposure"},
     "report": {*JOURNAL, "summary"},
     "modes": {*ENGINE, "inventory", "scope", "clients", "twins", "operators", "log"},
     # The commands' own helpers, between the modes and the command line.
     "doctor": {*ENGINE, "inventory", "modes"},
     "sandbox": {*BASE, "correlate", "twins"},
-    "screen": {*ENGINE, "inventory", "modes", "summary"},
-    "steps": {*BASE, "model", "correlate", "inventory", "scope", "trust", "circleci_config"},
+    "screen": {*ENGINE, "collect", "modes", "summary"},
+    "steps": {
+        *BASE,
+        "model",
+        "correlate",
+        "collect",
+        "exposure",
+        "inventory",
+        "inventory_document",
+        "scope",
+        "trust",
+        "circleci_config",
+    },
     "__main__": {"cli"},
 }
 MORE_FOR_ONE: dict[str, set[str]] = {"playbook.operators.transcript": {"journal", "records"}}
@@ -135,6 +155,7 @@ LIBRARIES: dict[str, set[str]] = {
     "moto": {"twins"},
     "werkzeug": {"twins"},
     "flask_cors": {"twins"},
+    "yaml": {"config_jobs"},
 }
 
 

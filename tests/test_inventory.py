@@ -6,19 +6,26 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from playbook.cli import KINDS
+from playbook.collect import Advance, collect
 from playbook.correlate import StoredVariable
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect, ExitCode, UsageError
-from playbook.inventory import SCHEMA, Inventory, ask_organizations, collect, find_organizations
+from playbook.inventory import Inventory, Reads, Said, StoredRestriction, ask_organizations, find_organizations
+from playbook.exposure import Window
+from playbook.inventory_document import ROTATED_BY, SCHEMA, document
 from playbook.journal import Journal
 from playbook.model import Question
 from playbook.ports import (
     AccessKey,
+    CredentialReport,
     Hole,
     KeyListing,
     KeyStatus,
@@ -26,9 +33,16 @@ from playbook.ports import (
     MaskedVariable,
     Organization,
     Project,
+    ProjectSecrets,
     Projects,
+    ReportedKey,
+    ReportedUser,
+    Restriction,
+    SecretKind,
     Sink,
     SinkKind,
+    StoredSecret,
+    StoredSecrets,
     User,
     Variables,
 )
@@ -37,6 +51,7 @@ NOW = datetime(2023, 1, 4, 12, 30, tzinfo=UTC)
 MADE = datetime(2022, 6, 1, tzinfo=UTC)
 ACME = Organization(id="org-1", slug="gh/acme", name="Acme")
 NAMELESS = Organization(id="", slug="circleci/Frag", name="No id")
+SHAPE = json.loads((resources.files("playbook") / "schemas" / "inventory.schema.json").read_text())
 ACCOUNTS = ("111111111111", "222222222222")
 
 # --- A small world behind a view ------------------------------------------------------------------------------------
@@ -78,6 +93,8 @@ class SmallCircleCi(Refusing):
         }
         self.complete = True
         self.project_holes: tuple[Hole, ...] = ()
+        self.secret_holes: tuple[Hole, ...] = ()
+        self.kinds_asked: list[frozenset[SecretKind]] = []
 
     def organizations(self) -> tuple[Organization, ...]:
         self.check("organizations")
@@ -103,7 +120,28 @@ class SmallCircleCi(Refusing):
 
     def variables(self, sink: Sink) -> Variables:
         self.check("variables", sink.id)
-        return Variables(items=self.stored[sink.id], complete=self.complete or sink.kind is SinkKind.PROJECT)
+        return Variables(items=self.stored[sink.id], complete=self.complete)
+
+    def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
+        self.check("restrictions", context.id)
+        return (Restriction(id="r-1", kind="project", value="p-1"),)
+
+    def project_secrets(self, project: Project, kinds: frozenset[SecretKind]) -> ProjectSecrets:
+        self.check("project_secrets", project.slug)
+        self.kinds_asked.append(kinds)
+        keys = [stored(SecretKind.CHECKOUT_KEY, "fp", project.slug, "project", created_at=MADE)]
+        return ProjectSecrets(
+            variables=Variables(items=self.stored.get(project.slug, ())),
+            secrets=tuple(key for key in keys if key.kind in kinds and project.slug == "gh/acme/web"),
+            holes=self.secret_holes if project.slug == "gh/acme/web" else (),
+        )
+
+    def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
+        self.check("organization_secrets", organization.slug)
+        self.kinds_asked.append(kinds)
+        if organization is not ACME or SecretKind.RUNNER_TOKEN not in kinds:
+            return StoredSecrets()
+        return StoredSecrets(secrets=(stored(SecretKind.RUNNER_TOKEN, "t-1", "acme/linux", "resource-class"),))
 
 
 class SmallAws(Refusing):
@@ -111,6 +149,8 @@ class SmallAws(Refusing):
         super().__init__()
         self.account = account
         self.by_user = users
+        self.root_keys = 0
+        self.report: CredentialReport | None = None
 
     def users(self) -> tuple[User, ...]:
         self.check("users")
@@ -118,6 +158,30 @@ class SmallAws(Refusing):
             User(account=self.account, name=name, arn=f"arn:aws:iam::{self.account}:user/{name}")
             for name in self.by_user
         )
+
+    def described_users(self) -> tuple[User, ...]:
+        self.check("described_users")
+        return tuple(
+            User(
+                account=self.account,
+                name=name,
+                arn=f"arn:aws:iam::{self.account}:user/{name}",
+                tags=(("team", "ci"),),
+                policies=("AdministratorAccess",),
+                reach=("everything (policy AdministratorAccess)",),
+            )
+            for name in self.by_user
+        )
+
+    def credential_report(self) -> CredentialReport:
+        self.check("credential_report")
+        if self.report is None:
+            raise denial("ReportNotPresent")
+        return self.report
+
+    def summary(self) -> dict[str, int]:
+        self.check("summary")
+        return {"AccountAccessKeysPresent": self.root_keys}
 
     def access_keys(self, user: str) -> KeyListing:
         self.check("access_keys", user)
@@ -144,6 +208,7 @@ class SmallView:
         }
         self.clock = self
         self.accounts = ACCOUNTS
+        self.unopened: tuple[Hole, ...] = ()
 
     def now(self) -> datetime:
         return NOW
@@ -163,6 +228,12 @@ def masked(name: str, tail: str | None, *, updated_at: datetime | None = None) -
 def key(key_id: str, user: str, *, account: str = ACCOUNTS[0], active: bool = True) -> AccessKey:
     status = KeyStatus.ACTIVE if active else KeyStatus.INACTIVE
     return AccessKey(account=account, user=user, id=key_id, status=status, created_at=MADE)
+
+
+def stored(kind: SecretKind, number: str, place: str, place_kind: str, **more: Any) -> StoredSecret:
+    return StoredSecret(
+        kind=kind, id=number, organization="gh/acme", place=place, place_kind=place_kind, name=number, **more
+    )
 
 
 @pytest.fixture
@@ -195,13 +266,29 @@ def test_everything_is_read_once_and_nothing_is_missing(view: SmallView) -> None
     assert found.generated_at == "2023-01-04T12:30:00Z"
     asked = [*view.circleci.asked, *view.aws(ACCOUNTS[0]).asked]
     assert len(set(asked)) == len(asked)
+    assert [item.kind.value for item in found.secrets] == ["checkout-key", "runner-token"]
+    assert [(item.sink.id, item.restriction.value) for item in found.restrictions] == [("ctx-1", "p-1")]
+    assert {user.tags for user in found.users} == {(("team", "ci"),)}
+    assert found.kinds == tuple(sorted(SecretKind))
 
 
 REFUSED_READS: list[tuple[str, tuple[str, ...], Hole]] = [
     ("circleci", ("contexts", "gh/acme"), Hole(what="contexts", where="gh/acme", why="HTTP403")),
     ("circleci", ("projects", "gh/acme"), Hole(what="projects", where="gh/acme", why="HTTP403")),
     ("circleci", ("variables", "ctx-1"), Hole(what="context variables", where="deploy", why="HTTP403")),
-    ("circleci", ("variables", "gh/acme/web"), Hole(what="project variables", where="gh/acme/web", why="HTTP403")),
+    ("circleci", ("project_secrets", "gh/acme/web"), Hole(what="project secrets", where="gh/acme/web", why="HTTP403")),
+    ("circleci", ("restrictions", "ctx-1"), Hole(what="context restrictions", where="deploy", why="HTTP403")),
+    (
+        "circleci",
+        ("organization_secrets", "gh/acme"),
+        Hole(what="secrets of the organization", where="gh/acme", why="HTTP403"),
+    ),
+    (
+        "aws",
+        ("described_users",),
+        Hole(what="tags and policies of users", where=ACCOUNTS[0], why="AccessDenied"),
+    ),
+    ("aws", ("summary",), Hole(what="the root user's access keys", where=ACCOUNTS[0], why="AccessDenied")),
     ("aws", ("users",), Hole(what="IAM users", where=ACCOUNTS[0], why="AccessDenied")),
     ("aws", ("access_keys", "deploy"), Hole(what="access keys", where=f"{ACCOUNTS[0]}/deploy", why="AccessDenied")),
     (
@@ -228,24 +315,24 @@ def test_a_refused_read_is_a_hole_and_the_rest_is_read(
     found = collected(view)
     assert found.holes == (hole,)
     assert not found.complete
-    assert found.document()["complete"] is False
+    assert document(found)["complete"] is False
     assert {item.id for item in found.variables} <= {item.id for item in whole.variables}
     assert ACCOUNTS[1] in {item.account for item in found.keys}
 
 
 def test_every_refused_read_is_named(view: SmallView) -> None:
     refuse(view, "circleci", ("variables", "ctx-1"))
-    refuse(view, "circleci", ("variables", "gh/acme/web"))
+    refuse(view, "circleci", ("project_secrets", "gh/acme/web"))
     refuse(view, "aws", ("access_keys", "deploy"))
     view.circleci.project_holes = (Hole(what="projects (v3)", where="gh/acme", why="HTTP500"),)
     found = collected(view)
     assert [hole.what for hole in found.holes] == [
         "projects (v3)",
         "context variables",
-        "project variables",
+        "project secrets",
         "access keys",
     ]
-    assert len(found.document()["holes"]) == 4
+    assert len(document(found)["holes"]) == 4
 
 
 def test_variables_that_the_api_hides_are_a_hole(view: SmallView) -> None:
@@ -270,54 +357,92 @@ def test_a_rejected_token_or_a_bug_is_no_hole(view: SmallView) -> None:
 # --- The document ---------------------------------------------------------------------------------------------------
 
 
-def test_the_document_has_the_shape_that_other_tools_read(view: SmallView) -> None:
-    document = collected(view).document()
-    assert json.loads(json.dumps(document)) == document
-    assert list(document) == [
-        "schema",
-        "generated_at",
-        "complete",
-        "holes",
-        "organizations",
-        "projects",
-        "contexts",
-        "secrets",
-        "access_keys",
+def undescribed(value: Any, schema: dict[str, Any], where: str = "$") -> list[str]:
+    """The fields of a document that its schema does not describe: it allows them, but we ship none."""
+    if isinstance(value, list):
+        return [found for item in value for found in undescribed(item, schema.get("items", {}), f"{where}[]")]
+    if not isinstance(value, dict):
+        return []
+    known = schema.get("properties")
+    if known is None:
+        return [] if "additionalProperties" in schema else [where]
+    return [
+        found
+        for name, item in value.items()
+        for found in (undescribed(item, known[name], f"{where}.{name}") if name in known else [f"{where}.{name}"])
     ]
-    assert document["schema"] == SCHEMA == 1
-    assert document["complete"] is True
-    assert document["holes"] == []
-    assert document["organizations"][0] == {"id": "org-1", "slug": "gh/acme", "name": "Acme"}
-    assert document["projects"][1]["deleted"] is True
-    assert document["projects"][0]["known_by"] == ["v3", "private"]
-    assert document["contexts"] == [{"id": "ctx-1", "name": "deploy", "organization": "gh/acme"}]
 
-    common = {"id", "kind", "organization", "name", "tail", "created_at", "updated_at", "exposure", "rotation"}
-    for row in document["secrets"]:
-        place = {"context-variable": "context", "project-variable": "project"}[row["kind"]]
-        assert set(row) == common | {place, "access_key"}
-        if row["access_key"] is not None:
-            assert set(row["access_key"]) == {"account", "user", "id", "confidence", "evidence"}
-            assert row["access_key"]["evidence"]
-    ids = [row["id"] for row in document["secrets"]]
-    assert len(set(ids)) == len(ids) == 5
-    for row in document["access_keys"]:
-        assert set(row) == {
-            "account",
-            "user",
-            "id",
-            "status",
-            "created_at",
-            "last_used_at",
-            "last_used_service",
-            "stored_in",
-        }
+
+def check_schema(told: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(SHAPE, format_checker=jsonschema.FormatChecker()).validate(told)
+    assert undescribed(told, SHAPE) == []
+
+
+def test_the_document_has_the_shape_that_other_tools_read(view: SmallView) -> None:
+    view.aws(ACCOUNTS[0]).root_keys = 1
+    view.circleci.project_holes = (Hole(what="project source", where="gh/acme (v3)", why="HTTP500"),)
+    told = document(collected(view), window=Window(end=NOW))
+    assert json.loads(json.dumps(told)) == told
+    check_schema(told)
+    assert told["schema"] == SCHEMA == 1
+    assert told["complete"] is False
+    assert told["organizations"][0] == {"id": "org-1", "slug": "gh/acme", "name": "Acme"}
+    assert told["projects"][1]["deleted"] is True
+    assert told["projects"][0]["known_by"] == ["v3", "private"]
+    assert told["contexts"] == [{"id": "ctx-1", "name": "deploy", "organization": "gh/acme"}]
+    assert told["root_keys"] == [ACCOUNTS[0]]
+    assert told["users"][0]["reach"] == ["everything (policy AdministratorAccess)"]
+    ids = [row["id"] for row in told["secrets"]]
+    assert len(set(ids)) == len(ids) == 8
+    for row in told["access_keys"]:
         assert set(row["stored_in"]) <= set(ids)
+    places = {
+        row["kind"]: row.get("context") or row.get("project") or row.get("resource_class") for row in told["secrets"]
+    }
+    assert places == {
+        "context-variable": "deploy",
+        "project-variable": "gh/acme/web",
+        "checkout-key": "gh/acme/web",
+        "runner-token": "acme/linux",
+        "context-restriction": "deploy",
+    }
+    assert next(row for row in told["secrets"] if row["kind"] == "checkout-key")["known_by"] == ["v3", "private"]
+
+
+def test_a_schema_that_lets_everything_pass_would_be_noticed(view: SmallView) -> None:
+    told = document(collected(view))
+    for path, broken in [
+        (("schema",), 2),
+        (("secrets", 0, "kind"), "password"),
+        (("secrets", 0, "exposure"), "fine"),
+        (("access_keys", 0, "status"), "on"),
+        (("access_keys", 0, "last_used_at"), 5),
+        (("holes",), None),
+    ]:
+        copy = json.loads(json.dumps(told))
+        place = copy
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = broken
+        with pytest.raises(jsonschema.ValidationError):
+            check_schema(copy)
+    copy = json.loads(json.dumps(told))
+    del copy["secrets"][0]["rotation"]
+    with pytest.raises(jsonschema.ValidationError):
+        check_schema(copy)
+    with pytest.raises(AssertionError):
+        check_schema({**told, "surprise": 1})
+
+
+def test_every_kind_says_how_it_is_rotated_and_the_command_line_knows_it() -> None:
+    assert set(ROTATED_BY) == set(SecretKind)
+    assert set(KINDS) == {kind.value for kind in SecretKind}
+    assert set(SHAPE["properties"]["secrets"]["items"]["properties"]["kind"]["enum"]) == set(KINDS)
 
 
 def test_the_document_says_where_a_key_is_and_what_a_place_holds(view: SmallView) -> None:
-    document = collected(view).document()
-    rows = {row["id"]: row for row in document["secrets"]}
+    told = document(collected(view))
+    rows = {row["id"]: row for row in told["secrets"]}
     held = rows["context:ctx-1:AWS_ACCESS_KEY_ID"]["access_key"]
     assert (held["account"], held["user"], held["id"], held["confidence"]) == (
         ACCOUNTS[0],
@@ -333,7 +458,7 @@ def test_the_document_says_where_a_key_is_and_what_a_place_holds(view: SmallView
     assert rows["project:gh/acme/web:AWS_ACCESS_KEY_ID"]["tail"] == "ZZZZ"
     assert rows["context:ctx-1:AWS_REGION"]["updated_at"] == "2022-12-26T12:30:00Z"
 
-    keys = {row["id"]: row for row in document["access_keys"]}
+    keys = {row["id"]: row for row in told["access_keys"]}
     assert keys["AKIA1AAA2"]["stored_in"] == ["context:ctx-1:AWS_ACCESS_KEY_ID", "context:ctx-1:AWS_SECRET_ACCESS_KEY"]
     assert keys["AKIA1AAA2"]["last_used_at"] == "2023-01-03T12:30:00Z"
     assert keys["AKIA1AAA2"]["last_used_service"] == "s3"
@@ -343,10 +468,10 @@ def test_the_document_says_where_a_key_is_and_what_a_place_holds(view: SmallView
 
 def test_kinds_limit_the_secrets_and_nothing_else(view: SmallView) -> None:
     found = collected(view)
-    everything, some = found.document(), found.document(["project-variable"])
+    everything, some = document(found), document(found, kinds=["project-variable"])
     assert {row["kind"] for row in some["secrets"]} == {"project-variable"}
     assert len(some["secrets"]) == 2
-    assert found.document(["webhook-secret"])["secrets"] == []
+    assert document(found, kinds=["webhook-secret"])["secrets"] == []
     assert {name: value for name, value in some.items() if name != "secrets"} == {
         name: value for name, value in everything.items() if name != "secrets"
     }
@@ -354,9 +479,9 @@ def test_kinds_limit_the_secrets_and_nothing_else(view: SmallView) -> None:
 
 def test_a_document_with_holes_names_them(view: SmallView) -> None:
     refuse(view, "circleci", ("variables", "ctx-1"))
-    document = collected(view).document()
-    assert document["complete"] is False
-    assert document["holes"] == [{"what": "context variables", "where": "deploy", "why": "HTTP403"}]
+    told = document(collected(view))
+    assert told["complete"] is False
+    assert told["holes"] == [{"what": "context variables", "where": "deploy", "why": "HTTP403"}]
 
 
 # --- Lines ----------------------------------------------------------------------------------------------------------
@@ -387,11 +512,49 @@ inventories = st.builds(
     ),
     contexts=several(sinks),
     variables=several(st.builds(StoredVariable, sink=sinks, variable=variables)),
-    users=several(st.builds(User, account=text, name=text, arn=text, created_at=st.none() | moments)),
+    users=several(
+        st.builds(
+            User,
+            account=text,
+            name=text,
+            arn=text,
+            created_at=st.none() | moments,
+            tags=several(st.tuples(text, text)),
+            policies=several(text),
+            groups=several(text),
+            reach=several(text),
+            boundary=text,
+            password_last_used_at=st.none() | moments,
+        )
+    ),
     keys=several(
         st.builds(AccessKey, account=text, user=text, id=text, status=st.sampled_from(KeyStatus), created_at=moments)
     ),
     last_used=st.dictionaries(text, uses, max_size=3),
+    oldest_read_at=text,
+    kinds=several(st.sampled_from([kind.value for kind in SecretKind])),
+    secrets=several(
+        st.builds(
+            StoredSecret,
+            kind=st.sampled_from(SecretKind),
+            id=text,
+            organization=text,
+            place=text,
+            place_kind=st.sampled_from(["project", "context", "resource-class", "organization"]),
+            name=text,
+            tail=st.none() | text,
+            created_at=st.none() | moments,
+            updated_at=st.none() | moments,
+            detail=text,
+            set=st.booleans(),
+        )
+    ),
+    restrictions=several(
+        st.builds(StoredRestriction, sink=sinks, restriction=st.builds(Restriction, id=text, kind=text, value=text))
+    ),
+    root_keys=several(text),
+    said=several(st.builds(Said, place=text, key_id=text)),
+    reads=several(st.builds(Reads, what=text, asked=st.integers(0, 9), refused=st.integers(0, 9), reused=st.just(0))),
     holes=several(st.builds(Hole, what=text, where=text, why=text)),
 )
 quickly = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -420,10 +583,11 @@ def test_lines_survive_the_case_folder_and_a_resume(tmp_path: Any, view: SmallVi
 @given(inventories)
 @quickly
 def test_a_document_can_be_made_of_any_inventory(inventory: Inventory) -> None:
-    document = json.loads(json.dumps(inventory.document()))
-    assert len(document["secrets"]) == len(inventory.variables)
-    assert len(document["access_keys"]) == len(inventory.keys)
-    assert document["complete"] is (not inventory.holes)
+    told = json.loads(json.dumps(document(inventory)))
+    assert len(told["secrets"]) == len(inventory.variables) + len(inventory.secrets) + len(inventory.restrictions)
+    assert len(told["access_keys"]) == len(inventory.keys)
+    assert told["complete"] is (not inventory.holes)
+    check_schema(told)
 
 
 def test_no_lines_are_an_empty_inventory() -> None:

@@ -81,6 +81,8 @@ class Budget:
                 shown = len(self._recent)
                 allowed = _MARGIN * shown if shown >= _EVIDENCE else self._rate
                 self._rate = max(self._least, min(self._rate / 2, allowed))
+                # What an idle time may save up is a second's worth, of the rate that is known now.
+                self._burst = min(self._burst, max(self._rate, 1.0))
                 self._shrunk_at = now
             # A throttled bucket is an empty one: what was saved up for a burst is gone.
             pause_s = min(max(retry_after_s or 0.0, 0.0), PAUSE_LIMIT_S)

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from clients.scripted import error_of
+from twins import kinds_world as kinds_world_of
+from twins.kinds_world import ALL, EVERY_ROW, brief, kinds_world
 
 from playbook.clients.aws import connect
 from playbook.clients.circleci import CircleCiClient
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect
-from playbook.ports import KeyStatus, Organization, Sink, SinkKind
+from playbook.ports import KeyStatus, Organization, SecretKind, Sink, SinkKind, StoredSecrets
 from playbook.secret import Secret
 from playbook.twins.circleci import CircleCiTwin
 from playbook.twins.moto_server import MotoServer
@@ -22,6 +24,7 @@ from playbook.twins.state import (
     Context,
     ContextRestriction,
     IamUser,
+    Refusal,
     State,
     StoredOrganization,
     StoredProject,
@@ -226,6 +229,134 @@ def test_a_wrong_token():
         CircleCiClient(host=server.url, token=Secret("another")) as client,
     ):
         error_of(client.login, CredentialsError)
+
+
+# --- Every kind of secret ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["twin", "client"])
+def open_kinds(request):
+    """A factory: the port of a world with every kind of secret, in memory or through a socket."""
+    opened = []
+
+    def start(state=None, **switches):
+        world = kinds_world(state, **switches)
+        if request.param == "twin":
+            return world.circleci
+        server = CircleCiServer(world, Secret("the-token"))
+        server.start()
+        client = CircleCiClient(host=server.url, token=Secret("the-token"))
+        opened.extend((client.close, server.stop))
+        return client
+
+    yield start
+    for close in opened:
+        close()
+
+
+def everything(circleci, kinds=ALL):
+    """What a whole inventory reads."""
+    projects = circleci.projects(kinds_world_of.ACME)
+    read = {item.slug: circleci.project_secrets(item, kinds) for item in projects.items}
+    of_organization = circleci.organization_secrets(kinds_world_of.ACME, kinds)
+    rows = [row for found in (*read.values(), of_organization) for row in found.secrets]
+    holes = [hole for found in (*read.values(), of_organization, projects) for hole in found.holes]
+    variables = {(slug, item.name): item for slug, found in read.items() for item in found.variables.items}
+    return rows, holes, variables
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"snake_case_keys": False, "snake_case_times": False},
+        {"private_pages_loop": True, "v3_lists_projects": False},
+    ],
+)
+def test_no_row_is_missing_and_none_invented(open_kinds, switches):
+    rows, holes, variables = everything(open_kinds(**switches))
+    assert brief(rows) == EVERY_ROW
+    assert holes == []
+    assert {key: item.tail for key, item in variables.items()} == {
+        ("gh/acme/api", "AWS_ACCESS_KEY_ID"): "WXYZ",
+        ("gh/acme/api", "NPM_TOKEN"): "",
+        ("gh/acme/gone", "OLD"): "5678",
+    }
+    assert variables["gh/acme/api", "NPM_TOKEN"].created_at == kinds_world_of.day(9)
+    assert variables["gh/acme/gone", "OLD"].created_at is None, "the private route shows no dates"
+    by_name = {row.name: row for row in rows}
+    assert by_name["badge"].created_at == kinds_world_of.day(300)
+    assert by_name["signed"].updated_at == kinds_world_of.day(8)
+    assert by_name["rack-1"].created_at == kinds_world_of.day(90)
+    assert by_name["AWS permissions"].tail == "LEG7"
+    assert {row.updated_at for row in rows if row.kind is SecretKind.OIDC_CLAIMS} == {
+        kinds_world_of.day(4),
+        kinds_world_of.day(5),
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(ALL))
+def test_one_kind_alone(open_kinds, kind):
+    rows, holes, variables = everything(open_kinds(), frozenset({kind}))
+    assert brief(rows) == [row for row in EVERY_ROW if row[0] == kind]
+    assert holes == []
+    assert len(variables) == (3 if kind is SecretKind.PROJECT_VARIABLE else 0)
+
+
+def test_a_host_without_the_private_details(open_kinds):
+    """The documented routes stand in; legacy keys, and deleted projects, are then out of sight."""
+    rows, holes, variables = everything(open_kinds(private_details=False))
+    hidden = ("legacy-aws-key", "gh/acme/gone")
+    assert brief(rows) == [row for row in EVERY_ROW if not {row[0], row[1]} & set(hidden)]
+    assert ("gh/acme/gone", "OLD") not in variables
+    assert {(hole.what, hole.where, hole.why) for hole in holes} == {
+        ("legacy-aws-key", "gh/acme/api", "HTTP404"),
+        ("legacy-aws-key", "gh/acme/plain", "HTTP404"),
+        *((kind, "gh/acme/gone", "HTTP404") for kind in ("checkout-key", "legacy-aws-key", "project-variable")),
+        ("ssh-key", "gh/acme/gone", "HTTP404"),
+    }
+
+
+REFUSED = {
+    "project_tokens:gh/acme/api": ("project-token", "gh/acme/api"),
+    "webhooks:gh/acme/api": ("webhook-secret", "gh/acme/api"),
+    "pipeline_definitions:gh/acme/api": ("trigger-url", "gh/acme/api"),
+    "oidc_claims:gh/acme/api": ("oidc-claims", "gh/acme/api"),
+    "oidc_claims:gh/acme": ("oidc-claims", "gh/acme"),
+    "runner_classes:gh/acme": ("runner-token", "gh/acme"),
+    "runner_tokens:acme/linux": ("runner-token", "acme/linux"),
+    "variables:gh/acme/api": ("project-variable", "gh/acme/api"),
+    "project_details:gh/acme/api": ("legacy-aws-key", "gh/acme/api"),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_is_refused_is_a_hole_and_stops_nothing(open_kinds, refused, status):
+    state = kinds_world_of.kinds_state(refusals={refused: Refusal(code=f"HTTP{status}", status=status)})
+    rows, holes, variables = everything(open_kinds(state))
+    kind, place = REFUSED[refused]
+    gone = (refused, status) == ("runner_tokens:acme/linux", 404)
+    read_all_the_same = (refused, status) == ("variables:gh/acme/api", 404)
+    expected = [] if gone or read_all_the_same else [(kind, place, f"HTTP{status}")]
+    assert [(hole.what, hole.where, hole.why) for hole in holes] == expected
+    lost = {"project-variable": 0, "webhook-secret": 2}.get(kind, 1)
+    assert len(rows) == len(EVERY_ROW) - lost
+    assert len(variables) == 3, "the private route knows their names and tails"
+
+
+def test_an_organization_without_an_id_has_no_holes(open_kinds):
+    circleci = open_kinds()
+    assert circleci.organization_secrets(kinds_world_of.NO_ID, ALL) == StoredSecrets()
+
+
+def test_standalone_projects_have_no_checkout_keys_and_that_is_no_hole(open_kinds):
+    owner = kinds_world_of.number("standalone")
+    slug = f"circleci/{owner}/{kinds_world_of.number('project')}"
+    stored = StoredProject(id=slug.rpartition("/")[2], slug=slug, organization="gh/acme")
+    circleci = open_kinds(kinds_world_of.kinds_state(stored))
+    read = circleci.project_secrets(kinds_world_of.port_project(stored), ALL)
+    assert (read.secrets, read.holes, read.variables.items) == ((), (), ())
 
 
 # --- AWS --------------------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Verdict:
     checks: int = 0
     troubles: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    called_at: list[int] = field(default_factory=list)
     instants: int = 0
     """Of its last process."""
     events: str = ""
@@ -119,7 +120,8 @@ class Trial:
     def _run(self) -> None:
         report = self._first_end()
         self.verdict.ended, self.verdict.troubles = report.code, report.troubles
-        self.verdict.calls, self.verdict.instants = report.calls, report.instants
+        self.verdict.calls, self.verdict.called_at = report.calls, report.called_at
+        self.verdict.instants = report.instants
         if report.code == WAITING:
             self._check_stop(report)
             self._decide_and_go_on()

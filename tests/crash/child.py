@@ -107,6 +107,8 @@ class Report:
     troubles: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     """Operation and target of every remote call, if the process lived to tell."""
+    called_at: list[int] = field(default_factory=list)
+    """The instants just before them."""
     instants: int = 0
     checks: int = 0
     durable: int = 0
@@ -270,6 +272,7 @@ class _Child:
         self._shared = shared
         self._pipe = pipe
         self._calls: list[str] = []
+        self._called_at: list[int] = []
         self._calls_since_intent = 0
         log = -1
         if (folder / EVENTS).exists():
@@ -281,7 +284,7 @@ class _Child:
 
     def tell(self, report: Report) -> NoReturn:
         """Report and be gone."""
-        report.calls = self._calls
+        report.calls, report.called_at = self._calls, self._called_at
         report.checks = self._oracle.checks if self._oracle is not None else 0
         content = json.dumps(report.__dict__).encode()
         while content:
@@ -352,6 +355,7 @@ class _Child:
                 self._baton.pass_on()
             self._calls.append(f"{call.operation} {call.target}")
             self._instants.met(what)
+            self._called_at.append(self._shared[Shared.INSTANTS])
             self._calls_since_intent += self._oracle.has_create_intent()
             for stranger in self._part.strangers:
                 if stranger.at == self._calls_since_intent:

@@ -26,17 +26,17 @@ def uninterrupted(conditions: Conditions = PLAIN, *faults: str) -> Iterator[Case
     yield Case(conditions=conditions, parts=(Part(faults=faults),))
 
 
-def kills(conditions: Conditions = PLAIN) -> Iterator[Case]:
-    """A kill at every instant."""
-    for instant in range(1, baseline(conditions).instants + 1):
+def kills(conditions: Conditions = PLAIN, *, since: str = "") -> Iterator[Case]:
+    """A kill at every instant, or at those from the first call of an operation on."""
+    first = instant_of(conditions, since) if since else 1
+    for instant in range(first, baseline(conditions).instants + 1):
         yield Case(conditions=conditions, parts=(Part(kill_at=instant),))
 
 
 def two_kills(conditions: Conditions) -> Iterator[Case]:
     """A kill while the first pair is written, and another one at every instant of the resumed process."""
-    written = next(i for i, call in enumerate(baseline(conditions).calls) if call.startswith("put_variable"))
-    # Every call has two instants, every append three.
-    for first in range(2 * written + 40, 2 * written + 120, 8):
+    written = instant_of(conditions, "put_variable")
+    for first in range(written, written + 40, 4):
         for second in range(20, 200, 2):
             yield Case(conditions=conditions, parts=(Part(kill_at=first), Part(kill_at=second)))
 
@@ -51,6 +51,12 @@ def strangers(
         )
 
 
+def instant_of(conditions: Conditions, operation: str) -> int:
+    """The instant just before the first call of an operation."""
+    base = baseline(conditions)
+    return next(at for at, call in zip(base.called_at, base.calls, strict=True) if call.startswith(operation))
+
+
 def calls_since_intent(conditions: Conditions) -> list[str]:
     """The remote calls from the first create on."""
     calls = baseline(conditions).calls
@@ -58,7 +64,7 @@ def calls_since_intent(conditions: Conditions) -> list[str]:
 
 
 DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
-    "never-mint-again": kills,
+    "never-mint-again": lambda: kills(since="put_variable"),
     "intent-after-effect": uninterrupted,
     "torn-tail-kept": kills,
     "verified-before-applied": uninterrupted,

@@ -18,7 +18,7 @@ from playbook.errors import Effect, ServiceError
 from playbook.journal import Journal, Recovered
 from playbook.model import Observation, Status
 from playbook.ports import Attempt, Credential
-from playbook.records import Applied, Approved, Failed, Intended, Record, Reset, State, Verified
+from playbook.records import Applied, Failed, Intended, Reset, State, Verified
 from playbook.secret import Secret
 from playbook.twins.iam import IamTwin
 from steps.iam_keys import ConfirmKeys, DeactivateKey, DeleteKey
@@ -150,7 +150,8 @@ def absent_while_listing_lags() -> None:
 
 @mutant("the old key is switched off because the journal says that the sinks were verified", "I3")
 def trust_a_verified_gate() -> None:
-    steps.iam_keys.look_at_pairs = lambda *_: None
+    observe = DeactivateKey.observe
+    DeactivateKey.observe = lambda self, view: observe(replace(self, pairs=()), view)
 
 
 # --- What the tools in the field do ---------------------------------------------------------------------------------
@@ -286,14 +287,9 @@ def replay_the_open_intent() -> None:
 
 @mutant("the outage that a human chose is not written down", "I3")
 def outage_not_approved() -> None:
-    append = Journal.append
-
-    def append_but_outages(self: Journal, record: Record) -> int:
-        if isinstance(record, Approved) and record.subject.startswith("outage:"):
-            return self.seq
-        return append(self, record)
-
-    Journal.append = append_but_outages
+    Engine._choose_recovery = lambda self, provider, made, holders, others: self.operator.lost_secret(
+        provider, holders, others
+    )
 
 
 @mutant("after a reset the proof waits for the stores that wait for the proof", "L1")
