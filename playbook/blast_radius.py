@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from playbook.config_jobs import ConfigUse
-from playbook.correlate import legacy_holder
 from playbook.inventory import StoredRestriction, restriction_id
 from playbook.ports import SecretKind, Sink, SinkKind
 
@@ -83,9 +82,8 @@ def blast_radius(inventory: Inventory, checkouts: Sequence[Checkout] = ()) -> di
         if match.key is not None:
             by_key.setdefault(match.key.id, []).append(match)
     legacy: dict[str, list[str]] = {}
-    for secret in inventory.secrets:
-        if secret.kind is SecretKind.LEGACY_AWS_KEY and (found := legacy_holder(secret, inventory.keys)):
-            legacy.setdefault(found[0].id, []).append(secret.place)
+    for held in inventory.legacy.values():
+        legacy.setdefault(held.key.id, []).append(held.secret.place)
     return {key: worked.of(by_key.get(key, ()), legacy.get(key, ())) for key in dict.fromkeys([*by_key, *legacy])}
 
 

@@ -6,6 +6,7 @@ so that `--help` and `--version` answer at once.
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -52,6 +53,7 @@ KINDS: Final = (
 """The values of `ports.SecretKind`, which `--help` must not import."""
 _PATHS: Final = frozenset({"answers", "circleci_token_file"})
 """The settings that are files."""
+_DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
@@ -95,17 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("Interrupted; nothing more was sent. `resume` goes on.", file=sys.stderr)  # noqa: T201  # last words
         code = ExitCode.INTERRUPTED
-    except OSError as error:
-        _print_error(
-            UsageError(
-                f"The output or a file could not be written: {error.strerror}.",
-                remedy="Whatever was done is in the case's journal; `status` shows it again.",
-            )
-        )
-        code = ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # the last line of defence: a traceback could carry a secret
-        _print_bug(error)
-        code = ExitCode.BUG
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            # What is left in the buffer would be tried again, and fail again, at the very end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            remedy = "Make room. Whatever was done is in the case's journal; `status` shows it again."
+            _print_error(UsageError(f"The output could not be written: {error.strerror}.", remedy=remedy))
+            code = ExitCode.USAGE
+        else:
+            _print_bug(error)
+            code = ExitCode.BUG
     sys.exit(int(code or 0))
 
 
@@ -760,7 +761,9 @@ def report(case: str | None, form: str) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the result."
 )
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Limit it to a kind; repeatable.")
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND", help="Limit it to a kind; repeatable."
+)
 @click.option("--projects-file", type=click.Path(), metavar="FILE", help="More project slugs, one a line.")
 @click.option("--exposed-from", default="", metavar="TIME", help="When strangers began to read: 2022-12-21T00:00:00Z.")
 @click.option("--exposed-until", default="", metavar="TIME", help="When that ended; what was written since is rotated.")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from playbook.ports import AccessKey, MaskedVariable, Sink, display
+from playbook.ports import AccessKey, MaskedVariable, SecretKind, Sink, StoredSecret, display
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from playbook.ports import LastUsed, SinkKind, StoredSecret
+    from playbook.ports import LastUsed, SinkKind
 
 NOT_SECRET: Final = re.compile(
     r"(?!.*(SECRET|ACCESS_?KEY|TOKEN|PASSWORD|CREDENTIAL))(.*_)?"
@@ -143,7 +143,7 @@ def correlate(
     names: dict[tuple[SinkKind, str], list[str]] = {}
     for stored in variables:
         names.setdefault((stored.sink.kind, stored.sink.id), []).append(stored.variable.name)
-    by_id = {key.id: key for key in keys}
+    by_id = {key.id: key for key in keys if key.id}
     found = [
         _vouched(item, names[item.sink.kind, item.sink.id], by_id.get((said or {}).get(item.id, "")))
         or _match(item, names[item.sink.kind, item.sink.id], by_tail, last_used or {})
@@ -173,18 +173,36 @@ def _vouched(stored: StoredVariable, beside: list[str], key: AccessKey | None) -
     )
 
 
-def legacy_holder(secret: StoredSecret, keys: Iterable[AccessKey]) -> tuple[AccessKey, str, str] | None:
-    """Which key the old AWS integration of a project holds, with confidence and evidence; None when that is open.
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """The key in the old AWS integration of a project, which only hands can change."""
+
+    secret: StoredSecret
+    key: AccessKey
+    confidence: str
+    evidence: str
+
+
+def legacy_held(secrets: Iterable[StoredSecret], keys: Iterable[AccessKey]) -> tuple[Held, ...]:
+    """Find the keys of legacy integrations.
 
     CircleCI may show the whole id there, which needs no second witness; of a tail alone nothing else speaks.
     """
-    fitting = [key for key in keys if secret.tail and key.id.endswith(secret.tail)]
-    whole = [key for key in fitting if key.id == secret.detail]
-    if whole:
-        return whole[0], "confirmed", "CircleCI shows the whole id"
-    if len(fitting) == 1 and not secret.detail:
-        return fitting[0], "tail-only", f"tail {secret.tail} fits one key only"
-    return None
+    by_tail: dict[str, list[AccessKey]] = {}
+    for key in keys:
+        by_tail.setdefault(key.id[-4:], []).append(key)
+    found: list[Held] = []
+    for secret in secrets:
+        if secret.kind is not SecretKind.LEGACY_AWS_KEY:
+            continue
+        fitting = by_tail.get(secret.tail or "", [])
+        whole = [key for key in fitting if key.id == secret.detail]
+        if whole:
+            found.append(Held(secret=secret, key=whole[0], confidence="confirmed", evidence="CircleCI shows the id"))
+        elif len(fitting) == 1 and not secret.detail:
+            evidence = f"tail {secret.tail} fits one key only"
+            found.append(Held(secret=secret, key=fitting[0], confidence="tail-only", evidence=evidence))
+    return tuple(found)
 
 
 def _match(

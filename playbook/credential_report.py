@@ -7,12 +7,16 @@ leaves a doubt it says nothing, and the key is asked about by itself. It never a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from playbook.ports import AccessKey, CredentialReport, LastUsed, ReportedKey
+
+SURE: Final = timedelta(minutes=10)
+"""IAM is eventually consistent: a report may miss a key that was made shortly before it."""
 
 
 def last_uses(report: CredentialReport, keys: Iterable[AccessKey]) -> dict[str, LastUsed]:
@@ -23,7 +27,7 @@ def last_uses(report: CredentialReport, keys: Iterable[AccessKey]) -> dict[str, 
         by_user.setdefault(key.user, []).append(key)
     found: dict[str, LastUsed] = {}
     for user, held in by_user.items():
-        known = [key for key in held if key.created_at < report.generated_at]
+        known = [key for key in held if key.created_at <= report.generated_at - SURE]
         found |= _joined(known, list(columns.get(user, ())))
     return found
 

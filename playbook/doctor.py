@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 READS: Final = frozenset(
     {
+        "iam:GenerateCredentialReport",
         "iam:GetAccessKeyLastUsed",
+        "iam:GetAccountAuthorizationDetails",
         "iam:GetAccountSummary",
+        "iam:GetCredentialReport",
         "iam:GetRole",
-        "iam:GetUser",
         "iam:ListAccessKeys",
         "iam:ListUsers",
         "iam:SimulatePrincipalPolicy",

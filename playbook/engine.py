@@ -611,7 +611,9 @@ class _Lanes:
                 lane.repairs.clear()
                 moved = True
             elif recourse is Recourse.SKIP:
-                self._skip(action.key, f"left out by the responder: {lane.trouble.reason}")
+                # A repair in trouble is in no plan: what is left out is the action that it was to make room for.
+                lane.detour.clear()
+                self._skip(lane.queue[0].key, f"left out by the responder: {lane.trouble.reason}")
                 lane.trouble, moved = None, True
         return moved
 
@@ -619,7 +621,6 @@ class _Lanes:
         """Leave an action out, and everything that was to follow it."""
         self._journal.append(Skipped(key=key, reason=reason))
         for lane in self._lanes:
-            lane.detour.clear()
             kept: deque[Action] = deque()
             for action in lane.queue:
                 if action.key == key:
@@ -718,8 +719,9 @@ class _Lanes:
     def _conflict(self, lane: _Lane, action: Action, seen: Observation) -> _Turn | None:
         """The premise is gone: undo what this action itself did, then stop the lane for a human."""
         attempts = self._world.past(action.key)
-        done = attempts[-1].applied if attempts and not attempts[-1].reset else None
-        undoing = action.undo(done) if done is not None else ()
+        last = attempts[-1] if attempts and not attempts[-1].reset else None
+        # An intent without an end may have had its effect: the process that wrote it died.
+        undoing = action.undo(last.applied or {}) if last is not None and last.failed != Effect.NONE else ()
         if undoing and not lane.detour:
             lane.detour = deque(undoing)
             lane.after_detour = self._trouble(action, f"{seen.reason}; it was undone at once", "conflict")

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from playbook.correlate import CLOCKS_APART, NOT_SECRET, legacy_holder, variable_id
+from playbook.correlate import CLOCKS_APART, NOT_SECRET, variable_id
 from playbook.inventory import secret_id
 from playbook.ports import SecretKind, SinkKind
 
@@ -113,8 +113,8 @@ def judge(inventory: Inventory, window: Window | None, proof: Proof = NO_PROOF) 
     }
     for secret in inventory.secrets:
         if secret.set and secret.kind is not SecretKind.OIDC_CLAIMS:
-            holder = legacy_holder(secret, inventory.keys) if secret.kind is SecretKind.LEGACY_AWS_KEY else None
-            verdicts[secret_id(secret)] = judged.secret(secret, holder[0] if holder else None)
+            held = inventory.legacy.get(secret_id(secret))
+            verdicts[secret_id(secret)] = judged.secret(secret, held.key if held is not None else None)
     return verdicts
 
 

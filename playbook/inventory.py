@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from playbook.correlate import Correlation, StoredVariable, correlate
+from playbook.correlate import Correlation, Held, StoredVariable, correlate, legacy_held
 from playbook.errors import UsageError
 from playbook.model import Choice, Question
 from playbook.ports import (
@@ -133,6 +133,11 @@ class Inventory:
     def correlation(self) -> Correlation:
         """Which variable holds which key."""
         return self._correlated
+
+    @cached_property
+    def legacy(self) -> dict[str, Held]:
+        """By the id of its row: the key in a project's old AWS integration."""
+        return {secret_id(held.secret): held for held in legacy_held(self.secrets, self.keys)}
 
     def rows(self) -> tuple[Row, ...]:
         """Everything, row by row."""

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from playbook import blast_radius
-from playbook.correlate import legacy_holder, variable_id
+from playbook.correlate import variable_id
 from playbook.exposure import Exposure, burn_down, judge
 from playbook.inventory import restriction_id, secret_id
-from playbook.ports import SecretKind, SinkKind
+from playbook.ports import SecretKind, SinkKind, display
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,9 +124,8 @@ class _Teller:
         self.tails = {stored.id: stored.variable.tail for stored in inventory.variables}
         self.known_by = {project.slug: list(project.known_by) for project in inventory.projects}
         self.legacy: dict[str, list[str]] = {}
-        for secret in inventory.secrets:
-            if secret.kind is SecretKind.LEGACY_AWS_KEY and (found := legacy_holder(secret, inventory.keys)):
-                self.legacy.setdefault(found[0].id, []).append(secret_id(secret))
+        for name, held in inventory.legacy.items():
+            self.legacy.setdefault(held.key.id, []).append(name)
 
     def secrets(self) -> Iterator[dict[str, Any]]:
         """Every row, variables first."""
@@ -193,9 +192,8 @@ class _Teller:
         }
 
     def _secret(self, secret: StoredSecret) -> dict[str, Any]:
-        held = None
-        if secret.kind is SecretKind.LEGACY_AWS_KEY and (found := legacy_holder(secret, self.inventory.keys)):
-            held = _held(found[0], found[1], [found[2]])
+        found = self.inventory.legacy.get(secret_id(secret))
+        held = None if found is None else _held(found.key, found.confidence, [found.evidence])
         place = _PLACE_FIELDS.get(secret.place_kind)
         return {
             "id": secret_id(secret),
@@ -207,7 +205,7 @@ class _Teller:
             "created_at": _iso(secret.created_at),
             "updated_at": _iso(secret.updated_at),
             **self._exposure(secret_id(secret)),
-            "rotation": ROTATED_BY[secret.kind].format(place=secret.place, name=secret.name),
+            "rotation": ROTATED_BY[secret.kind].format(place=display(secret.place), name=display(secret.name)),
             "detail": secret.detail,
             "note": "" if secret.set else "CircleCI says that there is no secret behind it",
             **({"known_by": self.known_by.get(secret.place, [])} if place == "project" else {}),
@@ -303,19 +301,15 @@ def _by_hand(inventory: Inventory) -> Iterator[tuple[str, str]]:
     for secret in inventory.secrets:
         if secret.kind is not SecretKind.LEGACY_AWS_KEY:
             continue
-        found = legacy_holder(secret, inventory.keys)
-        which = f"{found[0].id} of {found[0].user} ({found[1]})" if found else "a key that is none of these accounts"
+        held = inventory.legacy.get(secret_id(secret))
+        which = f"{held.key.id} of {held.key.user} ({held.confidence})" if held else "a key of none of these accounts"
         yield "warning", f"the AWS integration of {secret.place} holds {which}: only hands can change it there"
 
 
 def _stored_nowhere(inventory: Inventory) -> Iterator[tuple[str, str]]:
     correlation = inventory.correlation()
     held = {match.key.id for match in correlation.matches if match.key is not None}
-    held |= {
-        found[0].id
-        for secret in inventory.secrets
-        if secret.kind is SecretKind.LEGACY_AWS_KEY and (found := legacy_holder(secret, inventory.keys))
-    }
+    held |= {legacy.key.id for legacy in inventory.legacy.values()}
     doubtful = {
         match.stored.variable.tail for match in correlation.matches if match.key is None and match.stored.variable.tail
     }

@@ -54,12 +54,20 @@ def ask_scope(view: View, ask: Ask) -> tuple[Organization, ...]:
 
 def ask_window(ask: Ask) -> Window | None:
     """When strangers could read the secrets; nobody is bothered, an answers file may say it."""
-    return Window.of(
-        ask(_moment("exposed_from", "From when could strangers read?", NOT_SAID_FROM)),
-        ask(_moment("exposed_until", "Until when could strangers read?", NOT_SAID_UNTIL)),
+    start = Question(
+        id="incident.exposed_from",
+        prompt="From when could strangers read?",
+        kind=str,
+        answer_key="incident.exposed_from",
+        default=NOT_SAID_FROM,
+        optional=True,
     )
-
-
-def _moment(name: str, prompt: str, not_said: str) -> Question[str]:
-    key = f"incident.{name}"
-    return Question(id=key, prompt=prompt, kind=str, answer_key=key, default=not_said, optional=True)
+    end = Question(
+        id="incident.exposed_until",
+        prompt="Until when could strangers read?",
+        kind=str,
+        answer_key="incident.exposed_until",
+        default=NOT_SAID_UNTIL,
+        optional=True,
+    )
+    return Window.of(ask(start), ask(end))

@@ -92,8 +92,8 @@ def checkouts_of(texts: Sequence[str]) -> tuple[Checkout, ...]:
 
 
 def _checkouts(text: str) -> Iterator[Checkout]:
-    slug, _, named = text.rpartition("=")
-    if slug and not _SLUG.fullmatch(slug):
+    slug, _, named = text.partition("=")
+    if not named or not _SLUG.fullmatch(slug):
         slug, named = "", text
     folder = Path(named)
     if not folder.is_dir():

@@ -38,6 +38,8 @@ class KeyDecision:
     """The pairs of variables that hold it."""
     doubtful: tuple[Match, ...]
     """The places that may hold it, or another key with the same tail."""
+    by_hand: tuple[str, ...]
+    """The projects whose old AWS integration holds it, which only hands can change."""
     user_arn: str
 
     @property
@@ -79,6 +81,7 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
             strategy=strategy,
             places=correlation.stored_in(key.id),
             doubtful=correlation.may_hold(key.id),
+            by_hand=_by_hand(inventory, key),
             user_arn=arns.get((key.account, key.user), ""),
         )
         for key, strategy in zip(inventory.keys, strategies, strict=True)
@@ -91,6 +94,10 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
     return decisions
 
 
+def _by_hand(inventory: Inventory, key: AccessKey) -> tuple[str, ...]:
+    return tuple(held.secret.place for held in inventory.legacy.values() if held.key == key)
+
+
 def _subject(key: AccessKey) -> dict[str, str]:
     return {"user": key.user, "account": key.account, "id": key.id}
 
@@ -101,11 +108,13 @@ def _strategy_question(
     places = correlation.stored_in(key.id)
     used = inventory.last_used.get(key.id)
     doubtful = correlation.may_hold(key.id)
-    exposed = bool(places or doubtful) and key.is_active
+    by_hand = _by_hand(inventory, key)
+    exposed = bool(places or doubtful or by_hand) and key.is_active
     refused = _refused(view, key, places, doubtful, inventory)
     wanted = Strategy.CONTAIN if severity is Severity.CONFIRMED else Strategy.REPLACE
     proposal = wanted if exposed and wanted not in refused else Strategy.KEEP
-    where = ", ".join(f"{place.stored.sink.name}:{place.stored.variable.name}" for place in places or doubtful)
+    held = [f"{place.stored.sink.name}:{place.stored.variable.name}" for place in places or doubtful]
+    where = ", ".join([*held, *(f"the AWS integration of {project}" for project in by_hand)])
     return Question(
         id=f"keys.strategy:{key.account}/{key.user}/{key.id}",
         prompt=f"What becomes of {key.id} of {display(key.user)}?",
@@ -140,6 +149,9 @@ def _refused(
     if doubtful:
         where = f"{display(doubtful[0].stored.sink.name)}:{display(doubtful[0].stored.variable.name)}"
         return dict.fromkeys(REPLACING, f"the tail in {where} fits several keys, so nothing says which one it holds")
+    if by_hand := _by_hand(inventory, key):
+        why = f"the AWS integration of {display(by_hand[0])} holds it too; clear that by hand and start again"
+        return dict.fromkeys(REPLACING, why)
     if not places:
         return {}
     halves = [place for place in places if place.secret_name is None]
@@ -166,7 +178,7 @@ def _weakest(places: tuple[Match, ...]) -> str:
 def _ask_reason(item: KeyDecision, ask: Ask) -> None:
     if item.strategy is not Strategy.KEEP:
         return
-    exposed = bool(item.places or item.doubtful) and item.key.is_active
+    exposed = bool(item.places or item.doubtful or item.by_hand) and item.key.is_active
     ask(
         Question(
             id=f"keys.reason:{item.lane}/{item.key.id}",

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playbook.cli import KINDS
-from playbook.collect import Advance, collect
+from playbook.collect import collect
 from playbook.correlate import StoredVariable
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect, ExitCode, UsageError
-from playbook.inventory import Inventory, Reads, Said, StoredRestriction, ask_organizations, find_organizations
 from playbook.exposure import Window
+from playbook.inventory import Inventory, Reads, Said, StoredRestriction, ask_organizations, find_organizations
 from playbook.inventory_document import ROTATED_BY, SCHEMA, document
 from playbook.journal import Journal
 from playbook.model import Question
@@ -33,10 +33,8 @@ from playbook.ports import (
     MaskedVariable,
     Organization,
     Project,
-    ProjectSecrets,
     Projects,
-    ReportedKey,
-    ReportedUser,
+    ProjectSecrets,
     Restriction,
     SecretKind,
     Sink,

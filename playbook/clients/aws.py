@@ -18,7 +18,7 @@ import os
 import re
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -269,11 +269,13 @@ class AwsAccount:
                 break
             # Nobody waits for this alone: the keys are listed meanwhile.
             time.sleep(_REPORT_PAUSE_S if attempt else _REPORT_PAUSE_S / 10)
-        answer = self._call("GetCredentialReport", "reading the credential report", self._iam.get_credential_report)
+        what = "reading the credential report"
+        answer = self._call("GetCredentialReport", what, self._iam.get_credential_report)
         content, generated_at = answer.get("Content"), answer.get("GeneratedTime")
-        if not isinstance(content, bytes) or not isinstance(generated_at, datetime):
-            raise _unreadable("reading the credential report", Effect.NONE)
-        return report_from(content, generated_at)
+        if isinstance(content, bytes) and isinstance(generated_at, datetime):
+            with suppress(ValueError):
+                return report_from(content, generated_at)
+        raise _unreadable(what, Effect.NONE)
 
     def access_keys(self, user: str) -> KeyListing:
         """The keys of one user, with the time of the first page: a key made later is not before it."""

@@ -171,9 +171,13 @@ def _texts(value: object) -> Iterable[str]:
 
 
 def report_from(content: bytes, generated_at: datetime) -> CredentialReport:
-    """Read the report's CSV; a column or a time that is not there is not known."""
+    """Read the report's CSV; a column or a time that is not there is not known. Raises ValueError for no CSV."""
     rows = csv.DictReader(io.StringIO(content.decode("utf-8", "replace")))
-    return CredentialReport(generated_at=generated_at.astimezone(UTC), users=tuple(_reported(row) for row in rows))
+    try:
+        users = tuple(_reported(row) for row in rows)
+    except csv.Error:
+        raise ValueError("the credential report is no CSV") from None
+    return CredentialReport(generated_at=generated_at.astimezone(UTC), users=users)
 
 
 def _reported(row: Mapping[str, Any]) -> ReportedUser:

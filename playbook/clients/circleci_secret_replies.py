@@ -23,7 +23,7 @@ Text = Annotated[str, msgspec.Meta(max_length=4096)]
 _KEY_ID: Final = re.compile(r"(?:AKIA|ASIA)[A-Z0-9]{12,28}")
 _KEY_ID_TAIL: Final = re.compile(r"[A-Z0-9]{4}\Z")
 _ADDRESS: Final = re.compile(
-    r"(https?://)(?:[^/?#@\\]*@)?([a-z0-9.-]+(?::\d{1,5})?)((?:/[a-z0-9_.~-]*)*)", re.IGNORECASE
+    r"(https?://)(?:[^/?#@\\]*@)?([a-z0-9.-]+(?::\d{1,5})?)(?=[/?#]|\Z)((?:/[a-z0-9_.~-]*)*)", re.IGNORECASE
 )
 _WITHHELD: Final = "withheld"
 

@@ -92,7 +92,8 @@ def _restriction_row(context_id: str, item: ContextRestriction) -> dict[str, Any
 @ROUTES.add("GET", "/api/v2/me")
 def _me(api: Api, _request: Request, _parts: Mapping[str, str]) -> Reply:
     login = api.twin.login()
-    return json_reply(200, {"id": str(uuid.uuid5(uuid.NAMESPACE_URL, login)), "login": login, "name": login})
+    number = str(uuid.uuid5(uuid.NAMESPACE_URL, login))
+    return json_reply(200, {"id": number, "login": login, "name": login, "avatar_url": ""})
 
 
 @ROUTES.add("GET", "/api/v2/me/collaborations")

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
     from playbook.ports import Hole, ProjectSecrets, StoredSecrets
 
+OF_ORGANIZATIONS: Final = frozenset({SecretKind.RUNNER_TOKEN, SecretKind.OIDC_CLAIMS})
+OF_PROJECTS: Final = frozenset(SecretKind) - {
+    SecretKind.CONTEXT_VARIABLE,
+    SecretKind.CONTEXT_RESTRICTION,
+    SecretKind.RUNNER_TOKEN,
+}
 PROJECT: Final = "project"
 ORGANIZATION: Final = "organization"
 RESOURCE_CLASS: Final = "resource-class"

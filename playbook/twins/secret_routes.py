@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import replace
 
+from playbook.errors import CircleCiError
 from playbook.twins import state as states
 from playbook.twins.circleci import refusal
 from playbook.twins.http_api import (
@@ -528,10 +529,14 @@ def _claims_row(claims: states.Claims | None, owner: str, project: str | None) -
 def _claimant(
     api: Api, operation: str, parts: Mapping[str, str]
 ) -> tuple[StoredOrganization | StoredProject, StoredOrganization]:
-    owner = api.organization(operation, _number(parts["org"]))
-    if "project" not in parts:
-        return owner, owner
-    return api.project(operation, _number(parts["project"])), owner
+    """Whose claims are meant; what is not there is forbidden, as this service has no other word for it."""
+    try:
+        owner = api.organization(operation, _number(parts["org"]))
+        return (api.project(operation, _number(parts["project"])) if "project" in parts else owner), owner
+    except CircleCiError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+    raise refusal(operation, HTTPStatus.FORBIDDEN)
 
 
 def _with_claims(

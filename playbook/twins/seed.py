@@ -205,8 +205,7 @@ def _circleci(
         if item not in asked:
             for operation in ("contexts", "projects"):
                 made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
-            missed = _left_out({SecretKind.RUNNER_TOKEN, SecretKind.OIDC_CLAIMS}, item.slug)
-            made.organizations[item.slug].missed = missed
+            made.organizations[item.slug].missed = _left_out(rows.OF_ORGANIZATIONS, item.slug)
     contexts = _contexts(made, reader, asked, gather)
     _read_contexts(made, reader, contexts, gather)
     projects = _projects(made, reader, asked, gather)
@@ -215,11 +214,11 @@ def _circleci(
     for organization, secrets in zip(asked, found, strict=True):
         stored = made.organizations[organization.slug]
         rows.add_to_organization(stored, secrets)
-        stored.missed += _left_out(set(SecretKind) - kinds, organization.slug)
+        stored.missed += _left_out(rows.OF_ORGANIZATIONS - kinds, organization.slug)
     return made
 
 
-def _left_out(kinds: set[SecretKind], place: str) -> list[states.MissedRead]:
+def _left_out(kinds: frozenset[SecretKind], place: str) -> list[states.MissedRead]:
     return [states.MissedRead(what=kind.value, where=place, why=NOT_MIRRORED) for kind in sorted(kinds)]
 
 
@@ -252,7 +251,7 @@ def _read_projects(
         twin = stored[project.id or canonical(project.slug)]
         twin.variables = _variables(secrets.variables)
         rows.add_to_project(twin, secrets)
-        twin.missed += _left_out(set(SecretKind) - asked, project.slug)
+        twin.missed += _left_out(rows.OF_PROJECTS - asked, project.slug)
         for hole in secrets.holes:
             if hole.what == SecretKind.PROJECT_VARIABLE:
                 made.refusals[f"variables:{project.slug}"] = _refusal(hole.why)

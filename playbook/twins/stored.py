@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from playbook.twins.circleci import CircleCiTwin
 
 _KEYS: Final = frozenset({SecretKind.CHECKOUT_KEY, SecretKind.SSH_KEY, SecretKind.LEGACY_AWS_KEY})
-_OF_PROJECTS: Final = frozenset(SecretKind) - {
-    SecretKind.CONTEXT_VARIABLE,
-    SecretKind.CONTEXT_RESTRICTION,
-    SecretKind.RUNNER_TOKEN,
-}
 
 
 class _Reading:
@@ -47,14 +42,17 @@ class _Reading:
         target: str,
         shown: Callable[[], Sequence[StoredSecret]],
         where: str = "",
+        *,
+        may_be_gone: bool = False,
     ) -> bool:
-        """Make one call for a kind that is wanted; a refusal becomes a hole."""
+        """Make one call for a kind that is wanted; a refusal becomes a hole, unless what is asked may be gone."""
         if kind not in self.kinds:
             return False
         try:
             self.secrets.extend(self.twin.call(operation, target, shown))
         except CircleCiError as error:
-            self.missed({kind}, error.code, where)
+            if not (may_be_gone and error.status == HTTPStatus.NOT_FOUND):
+                self.missed({kind}, error.code, where)
             return False
         return True
 
@@ -75,7 +73,7 @@ def of_project(twin: CircleCiTwin, project: Project, kinds: frozenset[SecretKind
     try:
         stored = twin.stored_project("project_details", project.slug, project.id)
     except CircleCiError as error:
-        reading.missed(kinds & _OF_PROJECTS, error.code)
+        reading.missed(kinds & rows.OF_PROJECTS, error.code)
         return ProjectSecrets(variables=Variables(items=()), holes=reading.all_holes(()))
     if stored.deleted:
         variables = _of_deleted(reading, stored)
@@ -93,7 +91,7 @@ def of_project(twin: CircleCiTwin, project: Project, kinds: frozenset[SecretKind
 def of_organization(twin: CircleCiTwin, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
     """Runner tokens and custom claims; an organization without an id has neither."""
     reading = _Reading(twin=twin, place=organization.slug, kinds=kinds)
-    wanted = kinds & {SecretKind.RUNNER_TOKEN, SecretKind.OIDC_CLAIMS}
+    wanted = kinds & rows.OF_ORGANIZATIONS
     stored = twin.stored_organization(organization.slug)
     if wanted and stored is not None and stored.id:
         if reading.read(SecretKind.RUNNER_TOKEN, "runner_classes", stored.slug, lambda: ()):
@@ -104,6 +102,7 @@ def of_organization(twin: CircleCiTwin, organization: Organization, kinds: froze
                     item.name,
                     partial(rows.runner_rows, stored, item),
                     item.name,
+                    may_be_gone=True,
                 )
         reading.read(SecretKind.OIDC_CLAIMS, "oidc_claims", stored.slug, lambda: rows.claims_rows(stored))
     missed = stored.missed if stored is not None else ()
@@ -167,4 +166,6 @@ def _triggers(reading: _Reading, stored: states.StoredProject) -> None:
     if reading.read(kind, "pipeline_definitions", stored.slug, lambda: ()):
         for definition in stored.definitions:
             where = f"{stored.slug} (pipeline definition {definition.id})"
-            reading.read(kind, "triggers", definition.id, partial(rows.trigger_rows, stored, definition), where)
+            reading.read(
+                kind, "triggers", definition.id, partial(rows.trigger_rows, stored, definition), where, may_be_gone=True
+            )

@@ -63,6 +63,8 @@ class Conditions:
     stale: bool = False
     """A list shows the old tail while it lags, not none."""
     trail_denied: bool = False
+    quota: int | None = None
+    """Keys per user, where it is not IAM's two."""
     parallel: int = 1
     pilot: int = 1
     mutant: str = ""
@@ -248,6 +250,7 @@ def switches_of(conditions: Conditions) -> Switches:
     return Switches(
         **LAGS[conditions.lag],
         trail_denied=conditions.trail_denied,
+        keys_per_user=conditions.quota,
         fresh_tail=FreshTail.OLD if conditions.stale else FreshTail.NOTHING,
     )
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from crash.campaign import Case, Verdict, try_case
-from crash.child import Conditions, Part, Stranger
+from crash.campaign import Case, Verdict, scratch, try_case
+from crash.child import CASE, EVENTS, Conditions, Part, Report, Stranger, begin, run_child
 from crash.mutants import MUTANTS
+
+from playbook.journal import read
 from playbook.model import Recovery
 
 REWRITE, CUT = Recovery.REWRITE_SWITCHED.value, Recovery.CUT_OLD.value
@@ -33,11 +36,17 @@ def kills(conditions: Conditions = PLAIN, *, since: str = "") -> Iterator[Case]:
         yield Case(conditions=conditions, parts=(Part(kill_at=instant),))
 
 
+def kills_in_first_pair(conditions: Conditions) -> list[Case]:
+    """Kills from the effect of the first write into a sink to the end of its pair."""
+    first = instant_of(conditions, "put_variable")
+    return [Case(conditions=conditions, parts=(Part(kill_at=at),)) for at in range(first + 1, first + 9)]
+
+
 def two_kills(conditions: Conditions) -> Iterator[Case]:
-    """A kill while the first pair is written, and another one at every instant of the resumed process."""
-    written = instant_of(conditions, "put_variable")
+    """A kill once the first pair is written, and another one at many instants of the resumed process."""
+    written = instant_of(conditions, "put_variable") + 6
     for first in range(written, written + 40, 4):
-        for second in range(20, 200, 2):
+        for second in range(60, 200, 3):
             yield Case(conditions=conditions, parts=(Part(kill_at=first), Part(kill_at=second)))
 
 
@@ -69,15 +78,16 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "torn-tail-kept": kills,
     "verified-before-applied": uninterrupted,
     "old-key-off-first": uninterrupted,
-    "reset-although-held": kills,
+    "reset-although-held": lambda: kills(since="put_variable"),
     "delete-unproved": lambda: strangers("key", faults=("drop-request:create_access_key:1",)),
     "absent-while-listing-lags": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
     "trust-a-verified-gate": lambda: strangers("put-old", "ctx-deploy"),
     "sdk-retries-create": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
     "delete-then-add": uninterrupted,
-    "delete-an-active-key": kills,
+    "delete-an-active-key": lambda: kills(since="create_access_key"),
     "overwrite-the-unknown": lambda: strangers("put-unknown", "ctx-deploy"),
     "half-a-pair": uninterrupted,
+    "mint-beside-the-orphan": lambda: kills(Conditions(quota=3), since="identify"),
     "skip-the-proof": uninterrupted,
     "no-read-back": lambda: uninterrupted(PLAIN, "drop-request:put_variable:1"),
     "no-last-look": lambda: strangers("key"),
@@ -85,13 +95,39 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "no-undo": lambda: strangers("put-old", "ctx-deploy"),
     "no-sync": uninterrupted,
     "recovery-cuts-too-much": kills,
-    "replay-the-open-intent": kills,
-    "outage-not-approved": lambda: kills(Conditions(policy=REWRITE)),
-    "proof-waits-for-stores": lambda: kills(Conditions(policy=REWRITE)),
+    "replay-the-open-intent": lambda: kills(since="create_access_key"),
+    "outage-not-approved": lambda: kills(Conditions(policy=REWRITE), since="put_variable"),
+    "proof-waits-for-stores": lambda: kills(Conditions(policy=REWRITE), since="put_variable"),
     "kept-key-forgotten": lambda: two_kills(Conditions(policy=CUT)),
-    "stale-list-believed": lambda: kills(Conditions(policy=REWRITE, stale=True)),
-    "last-look-without-sinks": lambda: kills(Conditions(policy=CUT)),
+    "stale-list-believed": lambda: kills(Conditions(policy=REWRITE, stale=True), since="put_variable"),
+    "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """One process that nothing befell, and what it left."""
+
+    report: Report
+    records: int
+    again: Report
+    """A second process on the same case."""
+    events: tuple[str, ...]
+
+
+def watch(conditions: Conditions) -> Watched:
+    """Run a world undisturbed, twice."""
+    folder = scratch()
+    try:
+        begin(folder)
+        (folder / EVENTS).touch()
+        report = run_child(folder, conditions, Part(), 0)
+        events = (folder / EVENTS).read_text().splitlines()
+        records = len(read(folder / CASE).records)
+        again = run_child(folder, conditions, Part(), 1)
+        return Watched(report=report, records=records, again=again, events=tuple(events))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,6 +245,17 @@ def no_undo() -> None:
     DeactivateKey.undo = lambda self, done: ()
 
 
+@mutant("a lost key is left alone, and another one is made beside it", "I8")
+def mint_beside_the_orphan() -> None:
+    CreateAccessKey._observe_orphan = lambda self, view, key_id, made_at, listing: None
+    premise = CreateAccessKey._observe_premise
+
+    def observe_premise(self: CreateAccessKey, view: Any, listing: Any) -> Observation:
+        return replace(premise(self, view, listing), status=Status.ABSENT)
+
+    CreateAccessKey._observe_premise = observe_premise
+
+
 # --- The journal ----------------------------------------------------------------------------------------------------
 
 

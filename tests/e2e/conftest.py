@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from e2e.lab import Lab, NEW_NPM_TOKEN, scrubbed
+from e2e.lab import NEW_NPM_TOKEN, Lab, scrubbed
 
 from playbook.sandbox import Sandbox
 from playbook.twins.scenario import load

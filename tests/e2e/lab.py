@@ -77,6 +77,7 @@ def run_program(environment, *arguments, cwd, stdin=subprocess.DEVNULL, **option
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
         **options,
     )
 
@@ -106,12 +107,17 @@ def signal_at(process, folder, kind, key, count, *, number=signal.SIGKILL):
     field = {"Answered": "id", "Approved": "subject"}.get(kind, "key")
     wanted = f'"type":"{kind}"'.encode(), f'"{field}":"{key}'.encode()
     deadline = time.monotonic() + 60
+    size = 0
     while process.poll() is None and time.monotonic() < deadline:
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        time.sleep(0.002)
+        grown = path.stat().st_size if path.exists() else 0
+        if grown == size:
+            continue
+        size = grown
+        lines = path.read_bytes().split(b"\n")[:-1]
         if sum(all(part in line for part in wanted) for line in lines) >= count:
             process.send_signal(number)
             return True
-        time.sleep(0.001)
     return False
 
 
@@ -170,7 +176,7 @@ class Lab:
 
     def snapshot(self):
         """Everything that must stay as it is when nothing may be changed."""
-        truth = [(item.account, sorted(item.keys().items())) for item in self.incidents]
+        truth = [(item.account, sorted(item.access_keys().items())) for item in self.incidents]
         sinks = [sorted(sink.items()) for sink in self.sandbox._sinks()]
         return repr((truth, sinks, self.writes()))
 
@@ -244,7 +250,7 @@ match = {{ name = "NPM_TOKEN" }}
 
     # --- the truth ---
 
-    def keys(self):
+    def access_keys(self):
         """Every key of the user and whether it is on."""
         return self.lab.aws.keys(self.account, USER)
 
@@ -262,7 +268,7 @@ match = {{ name = "NPM_TOKEN" }}
     def _holder(self, variables):
         key_id = next(item.value for name, item in variables.items() if name.endswith("AWS_ACCESS_KEY_ID"))
         secret = next(item.value for name, item in variables.items() if name.endswith("AWS_SECRET_ACCESS_KEY"))
-        for known in self.keys():
+        for known in self.access_keys():
             pair = (Secret(known).digest(), self.lab.aws.secret_of(known).digest())
             if (key_id.sha256, secret.sha256) == pair:
                 return known
@@ -286,7 +292,7 @@ match = {{ name = "NPM_TOKEN" }}
 
     def assert_rotated(self):
         """The end that was asked for: one new key, on, in every place; the old one off; nothing else."""
-        keys = self.keys()
+        keys = self.access_keys()
         assert keys.pop(self.old_key) is KeyStatus.INACTIVE
         assert list(keys.values()) == [KeyStatus.ACTIVE], keys
         (new,) = keys
@@ -296,9 +302,9 @@ match = {{ name = "NPM_TOKEN" }}
 
     def assert_harmless(self):
         """Wherever it stopped: every place signs with a key that is on, and no key of ours is on that none holds."""
-        keys, sinks = self.keys(), self.sinks()
+        keys, sinks = self.access_keys(), self.sinks()
         for place, holder in sinks.items():
-            assert holder is not None and keys[holder] is KeyStatus.ACTIVE, (place, holder, keys)
+            assert keys.get(holder) is KeyStatus.ACTIVE, (place, holder, keys)
         idle = [key for key in self.made() if keys.get(key) is KeyStatus.ACTIVE and key not in sinks.values()]
         assert idle == []
 

@@ -34,7 +34,7 @@ def test_an_aws_session_that_expires_before_a_write(incident, lab, tmp_path, ope
     assert_refused(stopped, 3, "AWS does not accept the default AWS credentials: ExpiredToken", "sign in again")
     assert f"rotation-playbook resume {tmp_path / 'case'}" in stopped.stderr
     assert settled(tmp_path / "case")
-    assert incident.keys()[incident.old_key] is KeyStatus.ACTIVE
+    assert incident.access_keys()[incident.old_key] is KeyStatus.ACTIVE
     incident.assert_harmless()
 
     lab.heal()
@@ -45,9 +45,7 @@ def test_an_aws_session_that_expires_before_a_write(incident, lab, tmp_path, ope
     assert len(incident.made()) == 1
 
 
-def test_an_aws_session_that_expires_with_a_new_key_in_hand_says_what_is_still_on(
-    incident, lab, tmp_path, monkeypatch
-):
+def test_an_aws_session_that_expires_with_a_new_key_in_hand_says_what_is_still_on(incident, lab, tmp_path, monkeypatch):
     """Without AWS nobody can switch the new key off: the run says so, and the next one retires it."""
     (tmp_path / "answers.toml").write_text(incident.answers())
     healthy = lab.aws._next_fault
@@ -64,7 +62,7 @@ def test_an_aws_session_that_expires_with_a_new_key_in_hand_says_what_is_still_o
     (orphan,) = incident.made()
 
     assert_refused(stopped, 3, "ExpiredToken", f"STILL ON  {orphan}")
-    assert incident.keys() == {incident.old_key: KeyStatus.ACTIVE, orphan: KeyStatus.ACTIVE}
+    assert incident.access_keys() == {incident.old_key: KeyStatus.ACTIVE, orphan: KeyStatus.ACTIVE}
     assert set(incident.sinks().values()) == {incident.old_key}
 
     resumed = incident.run(tmp_path, "resume", "case", *BATCH)
@@ -94,7 +92,7 @@ def test_a_circleci_token_revoked_before_any_place_is_written(incident, lab, tmp
 
     assert_refused(stopped, 3, "CircleCI does not accept the token", "then go on with `resume`")
     (parked,) = incident.made()
-    assert incident.keys() == {incident.old_key: KeyStatus.ACTIVE, parked: KeyStatus.INACTIVE}
+    assert incident.access_keys() == {incident.old_key: KeyStatus.ACTIVE, parked: KeyStatus.INACTIVE}
     incident.assert_harmless()
 
     still = incident.run(tmp_path, "resume", "case", *BATCH)
@@ -117,7 +115,7 @@ def test_a_circleci_token_revoked_half_way(incident, lab, tmp_path, number):
     assert_refused(stopped, 3, "CircleCI does not accept the token")
     (half,) = incident.made()
     # A place may hold it, so it stays on, as does the key of the places not yet written.
-    assert incident.keys() == {incident.old_key: KeyStatus.ACTIVE, half: KeyStatus.ACTIVE}
+    assert incident.access_keys() == {incident.old_key: KeyStatus.ACTIVE, half: KeyStatus.ACTIVE}
     assert (f"STILL ON  {half}" in stopped.stderr) is (number == 2)
     assert [record["effect"] for record in records_of(tmp_path / "case") if record["type"] == "Failed"] == [
         "unknown" if number == 2 else "none"

@@ -190,7 +190,7 @@ def test_the_key_that_the_run_signs_with(batch, shared, lab):
 
     done = batch(AWS_ACCESS_KEY_ID=own.key_id, AWS_SECRET_ACCESS_KEY=own.secret.reveal())
 
-    assert_refused(done, 7, f"this run signs with {own.key_id} itself", "Run with another identity")
+    assert_refused(done, 7, f"this run signs with {own.key_id} itself", "run with another identity")
 
 
 # --- Approval -------------------------------------------------------------------------------------------------------
@@ -332,7 +332,13 @@ def test_a_folder_that_may_not_be_written(shared, lab, tmp_path):
     command = [*drop, PROGRAM, "run", "--batch", "--yes", "--answers", str(answers), "--case", str(locked / "case")]
 
     done = subprocess.run(
-        command, env=shared.environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=60
+        command,
+        env=shared.environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
     assert_refused(done, 5, "cannot be made or written: Permission denied", "name another folder with --case")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
+from e2e.lab import run_program
 
+from playbook.correlate import is_id_name, secret_sibling
 from playbook.ports import KeyStatus, SinkKind
-from playbook.sandbox import Sandbox
 from playbook.secret import Secret
-from playbook.twins.scenario import load
 
 ANSWERS = """
 [incident]
@@ -46,44 +41,12 @@ value_from = "keep"
 reason = "another day"
 
 [waits]
-visible = 0
+visible = 3
 proof = 0
-sink = 5
+sink = 3
 settle = 0
 relist = 0
 """
-NEW_NPM_TOKEN = "npm_canary_9f8e7d6c5b4a"
-
-
-@pytest.fixture
-def sandbox():
-    with Sandbox(load("small").state) as served:
-        yield served
-
-
-@pytest.fixture
-def environment(sandbox, tmp_path):
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return {
-        **kept,
-        **sandbox.environment(),
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "NEW_NPM_TOKEN": NEW_NPM_TOKEN,
-    }
-
-
-def playbook(environment, *arguments, cwd):
-    return subprocess.run(
-        [str(Path(sys.executable).with_name("rotation-playbook")), *arguments],
-        env=environment,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def snapshot(sandbox):
@@ -98,8 +61,6 @@ def snapshot(sandbox):
 
 def pairs(sandbox):
     """Where each scenario key is stored: {scenario key id: [(sink, id variable, secret variable)]}."""
-    from playbook.correlate import is_id_name, secret_sibling
-
     by_tail = {credential.key_id[-4:]: old for old, credential in sandbox.keys.items()}
     found = {}
     for kind, group in (
@@ -131,29 +92,19 @@ def test_the_dry_run_shows_what_the_real_run_then_does(sandbox, environment, tmp
         for variable, stored in sink.variables.items()
     }
 
-    dry = playbook(
-        environment,
-        "run",
-        "--dry-run",
-        "--batch",
-        "--answers",
-        str(answers),
-        "--json",
-        "--exit-code",
-        *others,
-        cwd=tmp_path,
+    dry = run_program(
+        environment, "run", "--dry-run", "--batch", "--answers", answers, "--json", "--exit-code", *others, cwd=tmp_path
     )
 
     assert dry.returncode == 10, dry.stderr
     assert snapshot(sandbox) == before
     assert not [seen for seen in sandbox.aws.requests() if seen.operation.startswith(("Create", "Update", "Delete"))]
     walked = json.loads(dry.stdout)
+    assert walked["waits"] == []
 
     case = tmp_path / "case"
-    live = playbook(
-        environment, "run", "--batch", "--answers", str(answers), "--approve", walked["digest"], "--case", str(case), *others,
-        cwd=tmp_path,
-    )  # fmt: skip
+    approved = ["--answers", answers, "--approve", walked["digest"], "--case", case]
+    live = run_program(environment, "run", "--batch", *approved, *others, cwd=tmp_path)
 
     assert live.returncode == 0, live.stderr + live.stdout
     records = [json.loads(line) for line in (case / "journal.jsonl").read_text().splitlines()]

@@ -62,7 +62,14 @@ def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
                 created_at=day(9),
                 updated_at=day(8),
             ),
-            states.Webhook(id=number(slug, "bare"), name="bare", url="https://hooks.example/b", has_secret=False),
+            states.Webhook(
+                id=number(slug, "bare"),
+                name="bare",
+                url="https://hooks.example/b",
+                has_secret=False,
+                created_at=day(9),
+                updated_at=day(9),
+            ),
         ],
         definitions=[
             states.PipelineDefinition(
