@@ -797,9 +797,9 @@ def inventory(context: click.Context, /, **options: Any) -> None:
     told = document(found, kinds=options["kinds"], window=window, verdicts=verdicts, checkouts=checkouts)
     form = "json" if options["as_json"] else options["form"]
     if form == "json":
-        screen.result(json.dumps(told, indent=2))
+        screen.document(f"{json.dumps(told, indent=2)}\n")
     elif form == "csv":
-        screen.result(to_csv(told), end="")
+        screen.document(to_csv(told))
     else:
         screen.inventory(told)
     if options["fail_on_exposed"] and is_exposed(told):

@@ -171,7 +171,7 @@ class Action(ABC):
         """Make the one remote change; safe to call again whenever `observe` says ABSENT. Removes nothing else."""
 
     def undo(self, done: Evidence) -> tuple[Action, ...]:
-        """Compensate from what `Applied` kept; nothing, when nothing can be put back."""
+        """Compensate from what `Applied` kept (empty if only the intent is known); nothing, if there is no way."""
         del done
         return ()
 

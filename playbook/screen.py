@@ -92,6 +92,14 @@ class Screen:
         """One line of the result, or several as they are: never wrapped, not even on a terminal."""
         self.answer.out(text, highlight=False, end=end)
 
+    def document(self, text: str) -> None:
+        """A whole document for a machine, past rich, which takes twenty times its size in memory."""
+        try:
+            self.answer.file.write(text)
+            self.answer.file.flush()
+        except BrokenPipeError:
+            self.answer.on_broken_pipe()
+
     def tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Progress of the engine, one line an event; waits of under two seconds are not worth one."""
         if event == "planned":

@@ -375,7 +375,7 @@ def test_every_example_of_an_answers_file_is_one(name):
 
 @pytest.fixture(scope="module")
 def inventory():
-    from playbook.inventory import collect
+    from playbook.collect import collect
 
     view = CaseWorld(TwinWorld(load("small").state).platforms(), Journal())
     return collect(view, view.circleci.organizations(), view.accounts)

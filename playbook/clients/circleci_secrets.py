@@ -212,7 +212,7 @@ class SecretReader:
             try:
                 tokens = self._transport.get(what, path, list[shapes.ProjectToken])
             except CircleCiError as error:
-                # v1.1 does not know standalone projects, and nothing else has project tokens (facts 4.4).
+                # Project tokens are v1.1's own (facts 4.4): a standalone project that it does not know has none.
                 if error.status == HTTPStatus.NOT_FOUND and project.slug.startswith("circleci/"):
                     return
                 raise

@@ -195,15 +195,17 @@ def test_users_come_with_tags_groups_and_the_reach_of_their_policies(server, ope
     iam.put_user_policy(
         UserName="ci-deploy",
         PolicyName="rotate",
-        PolicyDocument=json.dumps({"Statement": [allow("iam:CreateAccessKey")]}),
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow("iam:CreateAccessKey")]}),
     )
     iam.create_group(GroupName="admins")
-    policy = iam.create_policy(PolicyName="all", PolicyDocument=json.dumps({"Statement": [allow("*")]}))["Policy"]
+    policy = iam.create_policy(
+        PolicyName="all", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow("*")]})
+    )["Policy"]
     iam.attach_group_policy(GroupName="admins", PolicyArn=policy["Arn"])
     iam.add_user_to_group(GroupName="admins", UserName="ci-deploy")
-    reader = iam.create_policy(PolicyName="read", PolicyDocument=json.dumps({"Statement": [allow("s3:Get*")]}))[
-        "Policy"
-    ]
+    reader = iam.create_policy(
+        PolicyName="read", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:Get*")]})
+    )["Policy"]
     iam.attach_user_policy(UserName="ci-deploy", PolicyArn=reader["Arn"])
 
     found = {user.name: user for user in opened.accounts[ACCOUNT].described_users()}
@@ -219,10 +221,14 @@ def test_users_come_with_tags_groups_and_the_reach_of_their_policies(server, ope
 def test_a_policys_default_version_counts(opened):
     iam = boto3.session.Session().client("iam")
     iam.create_user(UserName="ci")
-    policy = iam.create_policy(PolicyName="p", PolicyDocument=json.dumps({"Statement": [allow("*")]}))["Policy"]
+    policy = iam.create_policy(
+        PolicyName="p", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow("*")]})
+    )["Policy"]
     iam.attach_user_policy(UserName="ci", PolicyArn=policy["Arn"])
     iam.create_policy_version(
-        PolicyArn=policy["Arn"], PolicyDocument=json.dumps({"Statement": [allow("s3:*")]}), SetAsDefault=True
+        PolicyArn=policy["Arn"],
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allow("s3:*")]}),
+        SetAsDefault=True,
     )
     found = {user.name: user for user in opened.accounts[ACCOUNT].described_users()}
     assert found["ci"].reach == ()

@@ -31,7 +31,7 @@ from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
 from playbook.engine import Engine
 from playbook.errors import PlaybookError
 from playbook.journal import Disk, Journal, this_host
-from playbook.model import Recovery
+from playbook.model import Recourse, Recovery
 from playbook.ports import KeyStatus, Waits
 from playbook.records import AnyRecord, Opened
 from playbook.twins.faults import Call, Faults
@@ -58,6 +58,7 @@ class Conditions:
     """The world of a case, and how its engine runs."""
 
     strategy: str = "replace"
+    """`replace`, `contain`, or `mixed`: one user so, one user so."""
     policy: str = Recovery.STOP.value
     lag: str = "short"
     stale: bool = False
@@ -67,6 +68,8 @@ class Conditions:
     """Keys per user, where it is not IAM's two."""
     parallel: int = 1
     pilot: int = 1
+    retries: int = 0
+    """How many troubles in one process the responder answers with `retry`."""
     mutant: str = ""
     seed: int = 0
 
@@ -220,6 +223,24 @@ class WatchedJournal(Journal):
         return seq
 
 
+class Responder(Answers):
+    """Answers as the conditions say."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        super().__init__(strategy=conditions.strategy, lost=Recovery(conditions.policy))
+        self._retries = conditions.retries
+
+    def answer(self, question: Any) -> Any:
+        answer = super().answer(question)
+        if answer == "mixed":
+            return "contain" if "/ci-ecr/" in question.id else "replace"
+        return answer
+
+    def recourse(self, trouble: Any) -> Recourse:
+        self._retries -= 1
+        return super().recourse(trouble) if self._retries < 0 else Recourse.RETRY
+
+
 class OneAfterAnother(Executor):
     """A pool of one thread, which is the caller's."""
 
@@ -326,7 +347,7 @@ class _Child:
         engine = Engine(
             journal,
             self._world.platforms(),
-            Answers(strategy=self._conditions.strategy, lost=Recovery(self._conditions.policy)),
+            Responder(self._conditions),
             waits=Waits(),
             parallel=self._conditions.parallel,
             pilot=self._conditions.pilot,

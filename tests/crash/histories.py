@@ -21,13 +21,14 @@ def history(seed: int) -> Case:
     """The case of a seed; the same seed makes the same case and the same interleaving in every process."""
     rng = random.Random(seed)
     conditions = Conditions(
-        strategy=rng.choice(("replace", "replace", "contain")),
+        strategy=rng.choice(("replace", "contain", "mixed")),
         policy=rng.choice([recovery.value for recovery in Recovery]),
         lag=rng.choice(sorted(LAGS)),
         stale=rng.random() < 0.25,
         trail_denied=rng.random() < 0.1,
         parallel=rng.randint(2, 4),
         pilot=rng.choice((0, 0, 1)),
+        retries=rng.choice((0, 0, 2)),
         seed=seed,
     )
     meddled = rng.random() < 0.2

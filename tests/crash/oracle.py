@@ -306,6 +306,8 @@ class Memory:
         """What a stranger did and no reply has shown us yet: what, where (a user or a sink), and when it will show."""
         self.broken_blindly: dict[str, str] = {}
         """Sinks that an effect of ours broke because a stranger had written after our last look: with which key."""
+        self.between_writes: set[str] = set()
+        """Sinks that worked until we began to write their pair."""
         self.stale: set[str] = set()
         """Sinks not read again since the last effect on their user or on them."""
         self._descriptor = -1
@@ -340,6 +342,10 @@ class Memory:
                 self.stale.discard(arguments[0])
             case "effect":
                 self.stale.update(arguments[0])
+            case "tore":
+                self.between_writes.add(arguments[0])
+            case "mended":
+                self.between_writes.discard(arguments[0])
             case "broke-blindly":
                 self.broken_blindly[arguments[0]] = arguments[1]
             case _:
@@ -505,12 +511,20 @@ class Oracle:
         for sink, before in self._before.items():
             if not before.works or after[sink].works:
                 continue
-            if self._is_between_two_writes(call, sink, after[sink]) or self._is_approved_outage(call, before.key):
+            if self._is_approved_outage(call, before.key):
+                continue
+            if self._is_between_two_writes(call, sink, after[sink]):
+                self.memory.note("tore", sink)
                 continue
             if self._is_blind(sink):
                 self.memory.note("broke-blindly", sink, before.key)
                 continue
             broken("I3", f"{call.operation} of {call.target} broke {sink}, which worked with {before.key}")
+        for sink in [sink for sink in self.memory.between_writes if not after[sink].torn]:
+            self.memory.note("mended", sink)
+            wrote = call.operation == "put_variable" and call.target.startswith(f"{sink}/")
+            if wrote and not after[sink].works and not self._unseen("off", self.pairs[sink].owner):
+                broken("I3", f"{sink} worked before it was written and holds {after[sink].key} now, which is off")
 
     def _is_between_two_writes(self, call: Call, sink: str, after: Stored) -> bool:
         """Exception (a). Both halves of ours and still not working is no longer between the two."""

@@ -438,7 +438,7 @@ def two_hosts():
         thread.join()
 
 
-@pytest.mark.parametrize("code", [302, 307, 308])
+@pytest.mark.parametrize("code", [302, 307])
 def test_a_host_that_redirects_gets_no_token_to_pass_on(batch, two_hosts, code):
     host, thief = two_hosts
     host.code = code
@@ -470,12 +470,12 @@ def test_a_strangers_package_in_the_working_directory(shared, lab, tmp_path, pac
     ran = tmp_path / "ran"
     (planted / "__init__.py").write_text(f"open({str(ran)!r}, 'w').write('with your credentials')\nPLAYBOOK = ()\n")
 
-    plain = shared.run(tmp_path, "inventory", "--format", "json")
+    plain = shared.run(tmp_path, "status")
     lured = shared.run(tmp_path, "inventory", PYTHONPATH=str(tmp_path))
 
     assert plain.returncode == 0, plain.stderr
-    assert json.loads(plain.stdout)["schema"] == 1
     if package == "steps":
+        assert not ran.exists()
         assert_refused(lured, 2, "Python found another package called `playbook` or `steps`", "without PYTHONPATH")
     assert lured.returncode != 0
     assert lab.snapshot() == before

