@@ -163,7 +163,7 @@ class _Signals:
             self.exit_code = ExitCode.TERMINATED
         if self._engine is not None and self._engine.stopping:
             os._exit(int(self.exit_code))
-        if self._engine is None or not self._engine.working:
+        if self._engine is None or self._engine.asking:
             raise KeyboardInterrupt
         self._engine.stop()
         self._wake()

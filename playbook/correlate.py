@@ -91,6 +91,11 @@ class Correlation:
     others: tuple[StoredVariable, ...]
     """Variables that belong to no AWS pair and are not settings."""
 
+    @property
+    def hidden(self) -> tuple[Match, ...]:
+        """The places that by their name hold a key id and do not show its tail: any key may be there."""
+        return tuple(match for match in self.matches if match.stored.variable.tail is None)
+
     def may_hold(self, key_id: str) -> tuple[Match, ...]:
         """The places whose tail fits this key and others too."""
         return tuple(

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from playbook.errors import (
@@ -20,6 +21,7 @@ from playbook.errors import (
     DeclinedError,
     Effect,
     ExitCode,
+    GuardError,
     JournalDamagedError,
     JournalError,
     PlaybookError,
@@ -38,7 +40,9 @@ from playbook.model import (
     Status,
     Trouble,
     action_from_data,
+    tied_together,
 )
+from playbook.ports import display
 from playbook.records import (
     Applied,
     Approved,
@@ -68,6 +72,8 @@ Tell: TypeAlias = Callable[[str, "Mapping[str, Any]"], None]
 ATTEMPTS_MAX: Final = 5
 """Durable intents of one action before a human is asked: a retry loop has a budget (L1)."""
 REPAIRS_MAX: Final = 3
+FINDINGS_A_RECORD: Final = 200
+"""A record has a size limit, and an inventory of a large organization has many findings."""
 BACKOFF_S: Final = (1.0, 2.0, 4.0, 8.0, 10.0)
 SETTLED: Final = frozenset({"verified", "skipped"})
 
@@ -107,6 +113,36 @@ class _Ask:
         return self._operator.answer_all(questions) if questions else []
 
 
+class _Asked:
+    """The operator, and the engine's word that it is being asked."""
+
+    def __init__(self, engine: Engine, inner: Operator) -> None:
+        self._engine = engine
+        self._inner = inner
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        self._engine.asking = True
+        try:
+            return question()
+        finally:
+            self._engine.asking = False
+
+    def answer(self, question: Question[T]) -> T:
+        return self._ask(lambda: self._inner.answer(question))
+
+    def answer_all(self, questions: Sequence[Question[T]]) -> list[T]:
+        return self._ask(lambda: self._inner.answer_all(questions))
+
+    def approve(self, plan: Plan) -> bool:
+        return self._ask(lambda: self._inner.approve(plan))
+
+    def lost_secret(self, action: Action, switched: Sequence[Action], unswitched: Sequence[Action]) -> Recovery:
+        return self._ask(lambda: self._inner.lost_secret(action, switched, unswitched))
+
+    def recourse(self, trouble: Trouble) -> Recourse:
+        return self._ask(lambda: self._inner.recourse(trouble))
+
+
 class Engine:
     """Carries a case from where its journal stands to its end, or to where it must wait."""
 
@@ -121,23 +157,30 @@ class Engine:
         pilot: int = 1,
         max_failures: int = 3,
         approved: frozenset[str] = frozenset(),
+        promised: Mapping[str, Sequence[Action]] = MappingProxyType({}),
         tell: Tell = lambda _event, _fields: None,
         executor: Callable[[int], Executor] = ThreadPoolExecutor,
     ) -> None:
-        """`approved`: the digests of the actions that were reviewed; anything else is put to the operator."""
+        """`approved`: the digests of the actions that were reviewed; anything else is put to the operator.
+
+        `promised`: by step, the reviewed actions; one that a later plan leaves out must be seen done already.
+        """
         self.journal = journal
         self.world = CaseWorld(platforms, journal, waits=waits, parallel=parallel)
-        self.operator = operator
+        self.asking = False
+        """True while the operator is asked: only then may a signal interrupt the main thread."""
+        self.operator = _Asked(self, operator)
         self.parallel = parallel
         self.pilot = pilot
         self.max_failures = max_failures
         self.approved = approved
+        self.promised = promised
         self.tell = tell
         self.executor = executor
         self.stopping = False
-        self.working = False
-        """True while lanes act or wait; False while the main thread plans or asks, where a signal may interrupt."""
+        self._plans: dict[str, Plan] = {}
         self._providers: list[Action] = []
+        self._users: dict[str, list[Action]] = {}
 
     def stop(self) -> None:
         """Ask the lanes to finish the call in flight and start nothing new; safe in a signal handler."""
@@ -152,6 +195,9 @@ class Engine:
             if step.id in self.journal.state.done:
                 self._remember_providers(step.id)
                 continue
+            if self.stopping:
+                self._park_unused()
+                raise Interrupted
             if step.closing and (troubles or unfinished):
                 unfinished.append(step.id)
                 continue
@@ -195,9 +241,10 @@ class Engine:
         if plan is None or not self._is_approved(plan):
             plan = step.plan(self.world, self._case(), _Ask(self.operator))
             self._record_plan(plan)
+            self._refuse_broken_promises(plan)
             self._approve(plan, by_whom="run", reviewed=self.approved)
         self.tell("planned", {"step": step.id, "actions": len(plan.actions), "findings": plan.findings})
-        self._providers += [action for action in plan.actions if action.provides]
+        self._remember(plan)
         lost = self._settle_lost_secrets(plan.actions)
         lanes = _Lanes(self, plan.actions, stuck=lost, piloted=step.phase is not Phase.CONTAINMENT)
         troubles = lanes.run()
@@ -205,12 +252,28 @@ class Engine:
             self.journal.append(Done(step=step.id))
         return troubles
 
+    def _refuse_broken_promises(self, plan: Plan) -> None:
+        """A plan may be smaller than the reviewed one because work is done already, never because of a bad read."""
+        planned = {action.digest() for action in plan.actions}
+        for action in self.promised.get(plan.step, ()):
+            if not action.changes or action.digest() in planned:
+                continue
+            if action.observe(self.world).status is not Status.PRESENT:
+                raise GuardError(
+                    f"The plan of {plan.step} no longer holds a change that was approved: {action.describe()}. "
+                    "Something could not be read now, or was changed since. None of this plan was carried out.",
+                    remedy="Look at `rotation-playbook inventory`, then begin a new case with `run`.",
+                )
+
     def recorded_plan(self, step: str) -> Plan | None:
         """The newest whole plan of a step, read back from the journal and checked against its digest."""
         recorded = self.journal.state.plan(step)
         if recorded is None:
             return None
         digest, parts = recorded
+        known = self._plans.get(step)
+        if known is not None and known.digest() == digest:
+            return known
         actions = tuple(action_from_data(data) for part in parts for data in part.actions)
         findings = tuple(Finding(**finding) for part in parts for finding in part.findings)
         plan = Plan(step=step, actions=actions, findings=findings)
@@ -219,25 +282,36 @@ class Engine:
                 f"The plan of {step} in the journal is not the one its digest names.",
                 remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
             )
+        self._plans[step] = plan
         return plan
 
     def _remember_providers(self, step: str) -> None:
-        plan = self.recorded_plan(step)
-        self._providers += [action for action in plan.actions if action.provides] if plan else []
+        if (plan := self.recorded_plan(step)) is not None:
+            self._remember(plan)
+
+    def _remember(self, plan: Plan) -> None:
+        """Keep who makes a secret and who writes it, for the parking at the end."""
+        users: dict[str, list[Action]] = {}
+        for action in plan.actions:
+            if action.needs and action.changes:
+                users.setdefault(action.credential, []).append(action)
+        for provider in plan.actions:
+            if provider.provides:
+                self._providers.append(provider)
+                self._users[provider.key] = users.get(provider.credential, [])
 
     def _record_plan(self, plan: Plan) -> None:
         attachment = self.journal.attach(INVENTORY, plan.attachment) if plan.attachment else ""
         lanes = [(lane, list(members)) for lane, members in groupby(_by_lane(plan.actions), key=lambda a: a.lane)]
-        digest, parts = plan.digest(), 1 + len(lanes)
         findings = [{"level": item.level, "text": item.text, "due_at": item.due_at} for item in plan.findings]
-        head = Planned(
-            step=plan.step, round=0, part=0, parts=parts, digest=digest, findings=findings, attachment=attachment
-        )
-        self.journal.append(head)
-        for number, (lane, members) in enumerate(lanes, start=1):
-            data = [action.data() for action in members]
+        heads = [findings[at : at + FINDINGS_A_RECORD] for at in range(0, len(findings), FINDINGS_A_RECORD)] or [[]]
+        contents: list[dict[str, Any]] = [{"findings": head} for head in heads]
+        contents[0]["attachment"] = attachment
+        contents += [{"lane": lane, "actions": [action.data() for action in members]} for lane, members in lanes]
+        digest = plan.digest()
+        for number, content in enumerate(contents):
             self.journal.append(
-                Planned(step=plan.step, round=0, part=number, parts=parts, digest=digest, lane=lane, actions=data)
+                Planned(step=plan.step, round=0, part=number, parts=len(contents), digest=digest, **content)
             )
 
     def _is_approved(self, plan: Plan) -> bool:
@@ -376,11 +450,7 @@ class Engine:
             self.tell("still-on", {"key_id": made.get("key_id", ""), "why": "it could not be switched off"})
 
     def _users_of(self, provider: Action) -> list[Action]:
-        for step in self.journal.state.plans:
-            plan = self.recorded_plan(step)
-            if plan is not None and any(action.key == provider.key for action in plan.actions):
-                return [a for a in plan.actions if a.needs and a.changes and a.credential == provider.credential]
-        return []
+        return self._users.get(provider.key, [])
 
     def _do_now(self, action: Action) -> None:
         """Carry out one idempotent action of our own, outside any lane."""
@@ -441,7 +511,9 @@ class _Lanes:
         self._world = engine.world
         self._actions = {action.key: action for action in actions}
         self._piloted = piloted
-        self._error: BaseException | None = None
+        self._groups: dict[int, list[_Lane]] = {}
+        self._open_groups: list[int] = []
+        self._parked: list[_Lane] = []
         self._lanes = [
             _Lane(name=name, queue=deque(action for action in members if not self._is_settled(action.key)))
             for name, members in groupby(_by_lane(actions), key=lambda action: action.lane)
@@ -449,33 +521,26 @@ class _Lanes:
         for lane in self._lanes:
             lane.trouble = next((stuck[action.key] for action in lane.queue if action.key in stuck), None)
         self._lane_of = {action.key: lane for lane in self._lanes for action in lane.queue}
+        self._parked = [lane for lane in self._lanes if lane.trouble is not None]
+        self._finish_skipping(actions)
         self._number_groups()
 
     def _is_settled(self, key: str) -> bool:
         return self._journal.state.of(key).state in SETTLED
 
     def _number_groups(self) -> None:
-        """Give lanes that hang together, through `after` or a credential, one number: a key and all its places."""
-        lane_of = self._lane_of
-        parent = {lane.name: lane.name for lane in self._lanes}
-
-        def root(name: str) -> str:
-            while parent[name] != name:
-                name = parent[name]
-            return name
-
-        for lane in self._lanes:
-            for action in lane.queue:
-                for key in action.after:
-                    if key in lane_of:
-                        parent[root(lane.name)] = root(lane_of[key].name)
+        """Give lanes that hang together one number: a key and all its places."""
         # Groups with an open intent go first: torn pairs before anything else (I10), and secrets in hand.
-        opened = {root(lane.name) for lane in self._lanes if any(self._is_open(a.key) for a in lane.queue)}
-        in_plan_order = dict.fromkeys(root(lane.name) for lane in self._lanes)
-        names = sorted(in_plan_order, key=lambda name: name not in opened)
-        numbers = {name: number for number, name in enumerate(names)}
-        for lane in self._lanes:
-            lane.group = numbers[root(lane.name)]
+        groups = sorted(
+            tied_together([action for lane in self._lanes for action in lane.queue]),
+            key=lambda group: not any(self._is_open(action.key) for action in group),
+        )
+        for number, group in enumerate(groups):
+            lanes = {id(lane): lane for action in group for lane in (self._lane_of[action.key],)}
+            for lane in lanes.values():
+                lane.group = number
+            self._groups[number] = list(lanes.values())
+        self._open_groups = list(self._groups)
 
     def _is_open(self, key: str) -> bool:
         return self._journal.state.of(key).state in {"intended", "applied"}
@@ -492,14 +557,11 @@ class _Lanes:
         with self._engine.executor(width) as pool:
             running: dict[Future[_Turn], _Lane] = {}
             try:
-                self._engine.working = True
                 self._loop(pool, running)
             except BaseException:
                 self._engine.stop()
                 wait(running)
                 raise
-            finally:
-                self._engine.working = False
         return [lane.trouble for lane in self._lanes if lane.trouble is not None]
 
     def _loop(self, pool: Executor, running: dict[Future[_Turn], _Lane]) -> None:
@@ -508,16 +570,19 @@ class _Lanes:
             if self._engine.stopping and not running:
                 raise Interrupted
             busy = set(map(id, running.values()))
-            for lane in self._ready(busy, clock.monotonic()):
+            admitted = self._admitted()
+            for lane in self._ready(admitted, busy, clock.monotonic()):
                 running[pool.submit(self._advance, lane)] = lane
             if running:
-                sleeping = [lane.wake_at for lane in self._lanes if lane.wake_at > clock.monotonic()]
+                sleeping = [lane.wake_at for lane in admitted if lane.wake_at > clock.monotonic()]
                 timeout = max(0.0, min(sleeping) - clock.monotonic()) if sleeping else None
                 finished, _ = wait(running, timeout=timeout, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    del running[future]
+                    lane = running.pop(future)
                     future.result()
-            elif asleep := self._asleep():
+                    if lane.trouble is not None:
+                        self._parked.append(lane)
+            elif asleep := self._asleep(admitted):
                 due = min(lane.wake_at for lane in asleep)
                 self._engine.tell("waiting", {"seconds": round(due - clock.monotonic(), 1), "lanes": len(asleep)})
                 clock.sleep(max(0.0, due - clock.monotonic()))
@@ -525,36 +590,44 @@ class _Lanes:
                 self._hold_back_the_rest()
                 return
 
-    def _asleep(self) -> list[_Lane]:
-        admitted = self._admitted()
-        return [
-            lane
-            for lane in self._lanes
-            if lane.group in admitted and lane.trouble is None and lane.head() is not None and lane.wake_at
-        ]
+    def _asleep(self, admitted: Sequence[_Lane]) -> list[_Lane]:
+        return [lane for lane in admitted if lane.trouble is None and lane.head() is not None and lane.wake_at]
 
-    def _ready(self, busy: set[int], now: float) -> list[_Lane]:
-        admitted = self._admitted()
+    def _ready(self, admitted: Sequence[_Lane], busy: set[int], now: float) -> list[_Lane]:
         return [
             lane
-            for lane in self._lanes
-            if lane.group in admitted
-            and id(lane) not in busy
+            for lane in admitted
+            if id(lane) not in busy
             and lane.trouble is None
             and (action := lane.head()) is not None
             and lane.wake_at <= now
             and (lane.detour or not self._is_blocked(action))
         ]
 
-    def _admitted(self) -> frozenset[int]:
-        """The groups let in now: the pilot alone first, then `parallel` at once, none new after too many failures."""
-        groups = sorted({lane.group for lane in self._lanes if self._is_moving(lane)})
-        if self._too_many_failures():
-            groups = [group for group in groups if self._has_begun(group)]
+    def _admitted(self) -> list[_Lane]:
+        """The lanes let in now: the pilot's alone first, then `parallel` groups, none new after too many failures.
+
+        Only as many groups are looked at as are let in, so that a turn costs the same with ten keys and ten thousand.
+        """
+        limit = self._engine.parallel
         pilots = self._engine.pilot if self._piloted else 0
-        if any(group < pilots for group in groups):
-            groups = [group for group in groups if group < pilots]
-        return frozenset(groups[: self._engine.parallel])
+        begun_only = self._too_many_failures()
+        admitted: list[_Lane] = []
+        groups = 0
+        for number in list(self._open_groups):
+            lanes = self._groups[number]
+            if not any(lane.head() is not None for lane in lanes):
+                self._open_groups.remove(number)
+                continue
+            if not any(self._is_moving(lane) for lane in lanes) or (begun_only and not self._has_begun(number)):
+                continue
+            if groups and number >= pilots > min(lane.group for lane in admitted):
+                break
+            admitted += lanes
+            groups += 1
+            if groups == limit:
+                break
+        return admitted
 
     def _is_moving(self, lane: _Lane) -> bool:
         return lane.trouble is None and (action := lane.head()) is not None and not self._waits_for_parked(action)
@@ -572,19 +645,21 @@ class _Lanes:
         return False
 
     def _has_begun(self, group: int) -> bool:
-        lanes = [lane for lane in self._lanes if lane.group == group]
-        return any(self._journal.state.of(action.key).attempts for lane in lanes for action in lane.queue)
+        queued = (action for lane in self._groups[group] for action in lane.queue)
+        return any(self._journal.state.of(action.key).attempts for action in queued)
 
     def _too_many_failures(self) -> bool:
-        causes = Counter(lane.trouble.cause for lane in self._lanes if lane.trouble and lane.trouble.failed)
+        if not self._parked:
+            return False
+        causes = Counter(lane.trouble.cause for lane in self._parked if lane.trouble and lane.trouble.failed)
         return bool(causes) and max(causes.values()) >= self._engine.max_failures
 
     def _blockers(self, action: Action) -> list[str]:
         first = self._journal.state.first.get(action.key, frozenset())
         # Only what writes the new secret waits for `first`: the proof comes before every write.
         waits = action.needs and action.changes
-        needed = [*action.after, *(key for key in first if waits and key in self._actions)]
-        return [key for key in needed if self._journal.state.of(key).state != "verified"]
+        ahead = [key for key in first if waits and key in self._actions and not self._is_settled(key)]
+        return [*(key for key in action.after if self._journal.state.of(key).state != "verified"), *ahead]
 
     def _is_blocked(self, action: Action) -> bool:
         return bool(self._blockers(action))
@@ -601,9 +676,7 @@ class _Lanes:
             action = lane.head()
             if lane.trouble is None or action is None or lane.trouble.cause == "lost-secret":
                 continue
-            self._engine.working = False
             recourse = self._engine.operator.recourse(lane.trouble)
-            self._engine.working = True
             if recourse is Recourse.RETRY:
                 lane.trouble, lane.wake_at = None, 0.0
                 lane.pending_since.clear()
@@ -632,6 +705,13 @@ class _Lanes:
                     kept.append(action)
             lane.queue = deque(action for action in kept if not self._is_settled(action.key))
 
+    def _finish_skipping(self, actions: Sequence[Action]) -> None:
+        """Leave out what follows a skipped action, if the process died between two records of it."""
+        for action in actions:
+            left_out = [key for key in action.after if self._journal.state.of(key).state == "skipped"]
+            if left_out and not self._is_settled(action.key):
+                self._skip(action.key, f"it follows {left_out[0]}, which was left out")
+
     def _hold_back_the_rest(self) -> None:
         """Say of every lane that could not begin what it waits for."""
         for lane in self._lanes:
@@ -640,13 +720,17 @@ class _Lanes:
                 continue
             blockers = self._blockers(action)
             if blockers:
-                reason, cause = f"it waits for {blockers[0]}", "waits"
+                reason, cause = f"it waits for {self._what(blockers[0])}", "waits"
             else:
                 reason = f"{self._engine.max_failures} others failed for one cause, so it was not begun"
                 cause = "not-begun"
             lane.trouble = Trouble(
                 action=action, reason=reason, remedy="It goes on with `resume` once that is settled.", cause=cause
             )
+
+    def _what(self, key: str) -> str:
+        action = self._actions.get(key)
+        return action.describe() if action is not None else display(key)
 
     # -- acting: worker threads --
 
@@ -722,7 +806,11 @@ class _Lanes:
         last = attempts[-1] if attempts and not attempts[-1].reset else None
         # An intent without an end may have had its effect: the process that wrote it died.
         undoing = action.undo(last.applied or {}) if last is not None and last.failed != Effect.NONE else ()
-        if undoing and not lane.detour:
+        # Once: whoever switches it back afterwards had a reason.
+        undone = last is not None and any(
+            tried.seq > last.seq for compensation in undoing for tried in self._world.past(compensation.key)
+        )
+        if undoing and not undone and not lane.detour:
             lane.detour = deque(undoing)
             lane.after_detour = self._trouble(action, f"{seen.reason}; it was undone at once", "conflict")
             self._observed(action, seen)

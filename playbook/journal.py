@@ -34,7 +34,7 @@ from playbook.errors import (
     JournalTooNewError,
     JournalWriteError,
 )
-from playbook.records import FORMAT, AnyRecord, Opened, Planned, State
+from playbook.records import FORMAT, AnyRecord, Intended, Opened, Planned, Reset, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +52,7 @@ GENESIS: Final = "0" * 64
 SECTOR: Final = 512
 LINE_MAX: Final = 16 * 1024
 PLAN_LINE_MAX: Final = 256 * 1024
+"""For the records that name every place of a key: `Planned`, `Intended` (with its action) and `Reset`."""
 JOURNAL_MAX: Final = 1 << 30
 _SUM_FIELD: Final = b',"sum":"'
 _SUFFIX_LENGTH: Final = len(_SUM_FIELD) + 64 + len(b'"}')
@@ -442,7 +443,7 @@ class Journal:
             line, head = encode(record, self._head)
         except (TypeError, ValueError, RecursionError):
             line, head = b"", ""
-        if len(line) > (PLAN_LINE_MAX if isinstance(record, Planned) else LINE_MAX):
+        if len(line) > (PLAN_LINE_MAX if isinstance(record, Planned | Intended | Reset) else LINE_MAX):
             raise GuardError(
                 f"A {name} record would be {len(line)} bytes long, more than the journal takes.",
                 remedy="Nothing more was changed. Narrow the run, with fewer organizations or accounts.",

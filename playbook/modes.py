@@ -185,15 +185,19 @@ def open_case(folder: Path, mode: Mode, settings: Settings) -> Journal:
     return journal
 
 
-def journaled(operator: Operator, journal: Journal) -> Transcript:
-    """An operator whose answers are kept in the journal and not asked twice."""
+def journaled(operator: Operator, journal: Journal, *, batch: bool = False) -> Transcript:
+    """An operator whose answers are kept in the journal and not asked twice.
+
+    Until the run is approved an answers file may be corrected: what it says now counts, not what it said before.
+    """
 
     def record(question: Question[Any], value: Json) -> None:
         journal.append(
             Answered(id=question.id, answer_key=question.answer_key, subject=dict(question.subject), value=value)
         )
 
-    recorded = {key: answer.value for key, answer in journal.state.answers.items()}
+    binding = not batch or "run" in journal.state.approvals
+    recorded = {key: answer.value for key, answer in journal.state.answers.items()} if binding else {}
     return Transcript(operator, recorded, record)
 
 
@@ -224,10 +228,6 @@ class Walk:
         """What `--approve` names: the hash of the list of steps and their digests."""
         lines = "\n".join(f"{plan.step} {plan.digest()}" for plan in self.plans)
         return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
-
-    def reviewed(self) -> frozenset[str]:
-        """The digests of the actions that an approval of this walk allows."""
-        return frozenset(action.digest() for _, action in self.actions)
 
     def as_plan(self) -> Plan:
         """All of it as one plan, for the operator to approve."""
@@ -363,8 +363,10 @@ class Approval:
     batch: bool = False
 
 
-def approve_run(journal: Journal, walked: Walk, operator: Operator, approval: Approval) -> frozenset[str]:
-    """Have the walked plan approved and journal it; answer the digests of the actions that may be done."""
+def approve_run(
+    journal: Journal, walked: Walk, operator: Operator, approval: Approval
+) -> dict[str, tuple[Action, ...]]:
+    """Have the walked plan approved and journal it; answer, by step, the actions that may be done."""
     if approval.digest and approval.digest != walked.digest:
         raise GuardError(
             f"The plan is now {walked.digest}, and {approval.digest} was approved. Nothing was changed.",
@@ -387,11 +389,11 @@ def approve_run(journal: Journal, walked: Walk, operator: Operator, approval: Ap
         by = "typed"
     attachment = journal.attach(PLAN_FILE, walked.to_lines())
     journal.append(Approved(subject="run", digest=walked.digest, by=by, host=this_host(), attachment=attachment))
-    return walked.reviewed()
+    return {plan.step: plan.actions for plan in walked.plans}
 
 
-def approved_before(journal: Journal, operator: Operator, approval: Approval) -> frozenset[str] | None:
-    """The actions approved earlier in this case, or None when the run was not approved yet.
+def approved_before(journal: Journal, operator: Operator, approval: Approval) -> dict[str, tuple[Action, ...]] | None:
+    """By step, the actions approved earlier in this case, or None when the run was not approved yet.
 
     An approval counts on the machine that gave it. On another one the same list is put to the operator again: a
     journal that was copied or forged must not choose where a secret goes.
@@ -412,7 +414,10 @@ def approved_before(journal: Journal, operator: Operator, approval: Approval) ->
         journal.append(
             Approved(subject="run", digest=found.digest, by="takeover", host=this_host(), attachment=found.attachment)
         )
-    return frozenset(action.digest() for action in actions)
+    promised: dict[str, tuple[Action, ...]] = {}
+    for line, action in zip(lines, actions, strict=True):
+        promised[line["step"]] = (*promised.get(line["step"], ()), action)
+    return promised
 
 
 class Approver:
@@ -433,7 +438,7 @@ class Approver:
         if self._approval.batch or self._approval.digest:
             raise GuardError(
                 f"The plan of {plan.step} holds something that was not in the approved plan. It was not carried out.",
-                remedy="Review the new plan with `run --dry-run` and approve its digest, then `resume`.",
+                remedy="Approve it on a terminal with `resume`, or accept it with `resume --batch --yes`.",
             )
         return self._inner.approve(plan)
 
@@ -452,7 +457,7 @@ def carry_out(
     started: Callable[[Engine], None],
 ) -> Outcome:
     """Walk, have it approved, and do it; a case approved before goes on without asking again."""
-    asking = journaled(operator, journal)
+    asking = journaled(operator, journal, batch=approval.batch)
     reviewed = approved_before(journal, asking, approval)
     if reviewed is None:
         walked = walk(platforms, steps, asking, settings, waits)
@@ -467,7 +472,8 @@ def carry_out(
         parallel=settings.parallel,
         pilot=settings.pilot,
         max_failures=settings.max_failures,
-        approved=reviewed,
+        approved=frozenset(action.digest() for actions in reviewed.values() for action in actions),
+        promised=reviewed,
         tell=tell,
     )
     started(engine)

@@ -188,6 +188,8 @@ class Progress:
     at: str = field(default="", compare=False)
     """When that record was written, for people only."""
     data: Mapping[str, Any] | None = None
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """The evidence of the last `Observed`, such as the id of an orphan."""
 
 
 @dataclass
@@ -262,6 +264,8 @@ class State:
         self.resets.append(record)
         for key in record.keys:
             progress = self.of(key)
+            if progress.state == "skipped":
+                continue  # left out for good, by a human
             progress.state = "planned"
             progress.seq, progress.at = record.seq, record.at
             # What an earlier reset keeps stays kept: sinks work with it, whatever became of its successor.
@@ -293,6 +297,7 @@ class State:
                 progress.reason = record.code
             case Observed():
                 progress.reason = record.reason
+                progress.seen = record.evidence
             case Verified():
                 progress.state = "verified"
                 progress.evidence = record.evidence

@@ -31,11 +31,14 @@ if TYPE_CHECKING:
 
 WIDE: Final = 10_000
 """The width off a terminal: no name or id is cut or wrapped there."""
+ROOMY: Final = 120
+"""Below this a key's own facts are stacked, so that its places keep their line."""
 NARROW: Final = 80
-"""Below this the tables of an inventory have two columns."""
+"""Below this the other tables of an inventory have two columns."""
 REDRAW_S: Final = 0.2
 LINE_S: Final = 5.0
 WAIT_SHOWN_S: Final = 2
+SCREEN_LINE_MAX: Final = 1 << 20
 _LINES: Final = {
     "step": ("\n== {title} ({phase})", "bold"),
     "applied": ("   done    {what}", ""),
@@ -86,11 +89,11 @@ class Screen:
         """One line of talk; a terminal that is gone does not stop what is talked about."""
         if not self._quiet:
             with suppress(OSError):
-                self.talk.print(Text(text, style=style))
+                self.talk.print(Text(_safe(text), style=style))
 
     def result(self, text: str, *, end: str = "\n") -> None:
         """One line of the result, or several as they are: never wrapped, not even on a terminal."""
-        self.answer.out(text, highlight=False, end=end)
+        self.answer.out(_safe(text), highlight=False, end=end)
 
     def document(self, text: str) -> None:
         """A whole document for a machine, past rich, which takes twenty times its size in memory."""
@@ -156,6 +159,9 @@ class Screen:
             if trouble.still_on:
                 self.result(f"       STILL ON: {trouble.still_on}")
         for finding in outcome.findings:
+            if finding.level == "danger":
+                self.result(f"!!     {finding.text}")
+        for finding in outcome.findings:
             if finding.due_at:
                 self.result(f"LATER  from {finding.due_at}: {finding.text}")
         self.result(words)
@@ -166,10 +172,10 @@ class Screen:
         """First whether anything is missing, then every key and its places, then everything else that is stored."""
         width = WIDE if not self.answer.is_terminal else self.answer.width
         for line in opening_lines(told):
-            self.result(line)
-        self.answer.print(stored_keys(told, narrow=width < NARROW))
+            self.answer.print(Text(line))
+        self.answer.print(stored_keys(told, stacked=width < ROOMY))
         for kind, rows in _by_kind(told):
-            self.result(f"\n{kind}: {len(rows)}{_rotation(rows)}")
+            self.answer.print(Text(f"\n{kind}: {len(rows)}{_rotation(rows)}"))
             self.answer.print(stored_rows(rows, narrow=width < NARROW))
         for finding in told["findings"]:
             self.answer.print(
@@ -196,22 +202,38 @@ def opening_lines(told: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def stored_keys(told: Mapping[str, Any], *, narrow: bool) -> Table:
-    """Every access key, where it is stored and what it opens."""
-    names = {row["id"]: f"{_place(row)}:{row['name']}" for row in told["secrets"]}
-    reach = {(user["account"], user["name"]): user for user in told["users"]}
+def stored_keys(told: Mapping[str, Any], *, stacked: bool) -> Table:
+    """Every access key, where it is stored and what it opens; stacked, its own facts stand below one another."""
+    rows = {row["id"]: row for row in told["secrets"]}
+    unread = {hole["where"] for hole in told["holes"] if hole["what"] == "tags and policies of users"}
+    users = {(user["account"], user["name"]): user for user in told["users"] if user["account"] not in unread}
     columns = ("access key", "stored in, and what it opens")
-    table = _table(*columns) if narrow else _table("account", "user", columns[0], "status", "last used", columns[1])
-    for row in told["access_keys"]:
-        last = (row["last_used_at"] or "never")[:10]
-        places = [display(names.get(place, place)) for place in row["stored_in"]] or ["-"]
-        if row["stored_in"]:
-            places.append(f"opens: {_opens(reach.get((row['account'], row['user'])))}; {_used_by(row)}")
-        cells: tuple[str, ...] = (row["account"], row["user"], row["id"], row["status"], last)
-        if narrow:
-            cells = (f"{row['id']} {row['status']} of {row['account']}/{row['user']}, last used {last}",)
-        table.add_row(*map(_cell, cells), Text("\n".join(places), overflow="fold"))
+    table = _table(*columns) if stacked else _table("account", "user", columns[0], "status", "last used", columns[1])
+    for key in told["access_keys"]:
+        last = (key["last_used_at"] or "never")[:10]
+        places = list(_places(key, rows)) or ["-"]
+        if key["stored_in"]:
+            places.append(f"opens: {_opens(users.get((key['account'], key['user'])))}; {_used_by(key)}")
+        if stacked:
+            facts = (key["id"], f"{key['account']}/{key['user']}", f"{key['status']}, last used {last}")
+            cells = [Text("\n".join(map(display, facts)), overflow="fold")]
+        else:
+            cells = [_cell(fact) for fact in (key["account"], key["user"], key["id"], key["status"], last)]
+        table.add_row(*cells, Text("\n".join(places), overflow="fold"))
     return table
+
+
+def _places(key: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Each pair in one line; of rows that `--kind` left out only the id is known."""
+    paired = set()
+    for pair in key["pairs"]:
+        names = [rows[place]["name"] if place in rows else place for place in (pair["id"], pair["secret"]) if place]
+        where = f"{_place(rows[pair['id']])}: " if pair["id"] in rows else ""
+        paired |= {pair["id"], pair["secret"]}
+        yield display(f"{where}{' + '.join(names)}")
+    for place in key["stored_in"]:
+        if place not in paired:
+            yield display(f"{_place(rows[place])}: {rows[place]['name']}" if place in rows else place)
 
 
 def stored_rows(rows: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
@@ -298,6 +320,11 @@ class ReadingProgress:
         else:
             self._stream.write(f"{line}\n")
         self._stream.flush()
+
+
+def _safe(text: str) -> str:
+    """Line by line without control characters: a key, a reason or a path may hold what a platform said."""
+    return "\n".join(display(line, SCREEN_LINE_MAX) for line in text.split("\n"))
 
 
 def _cell(text: object) -> Text:

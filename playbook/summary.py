@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CREATE: Final = "iam:create-access-key"
 DEACTIVATE: Final = "iam:deactivate-access-key"
+DELETE: Final = "iam:delete-access-key"
 STORE: Final = "circleci:store-access-key"
 ACTIVATE: Final = "iam:activate-access-key"
 UPDATE: Final = "circleci:update-variable"
@@ -59,44 +60,51 @@ def planned_actions(state: State) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def key_rows(state: State) -> tuple[KeyRow, ...]:
     """One row for every key that is replaced or switched off, in the order of the plans."""
-    rows: dict[tuple[str, str, str], KeyRow] = {}
-    actions = [data for _, data in planned_actions(state)]
-    for data in actions:
-        if data["kind"] not in {CREATE, DEACTIVATE}:
-            continue
-        old = data.get("old_key_id") or data["key_id"]
-        rows[data["account"], data["user"], old] = _key_row(state, actions, data["account"], data["user"], old)
-    return tuple(rows.values())
+    stores: dict[tuple[str, str, str], list[str]] = {}
+    replaced: dict[tuple[str, str, str], bool] = {}
+    for _, data in planned_actions(state):
+        if data["kind"] == STORE:
+            sink = data["pair"]["sink"]
+            place = f"{STORE}:{sink['kind']}/{sink['id']}/{data['pair']['id_variable']}"
+            stores.setdefault((data["account"], data["user"], data["old_key_id"]), []).append(place)
+        elif data["kind"] in {CREATE, DEACTIVATE}:
+            key = (data["account"], data["user"], data.get("old_key_id") or data["key_id"])
+            replaced[key] = replaced.get(key, False) or data["kind"] == CREATE
+    return tuple(_key_row(state, key, stores.get(key, []), replaced=made) for key, made in replaced.items())
 
 
-def _key_row(state: State, actions: Sequence[Mapping[str, Any]], account: str, user: str, old: str) -> KeyRow:
-    stores = [
-        state.progress.get(
-            f"{STORE}:{data['pair']['sink']['kind']}/{data['pair']['sink']['id']}/{data['pair']['id_variable']}"
-        )
-        for data in actions
-        if data["kind"] == STORE and (data["account"], data["user"], data["old_key_id"]) == (account, user, old)
-    ]
-    written = sum(progress is not None and progress.state == "verified" for progress in stores)
-    create = state.progress.get(f"{CREATE}:{account}/{user}/{old}")
-    live = create.attempts[-1] if create is not None and create.attempts else None
-    made = live.applied if live is not None and not live.reset else None
-    replaced = any(data["kind"] == CREATE and data["old_key_id"] == old for data in actions)
-    parked = made is not None and _state(state, f"{DEACTIVATE}:{account}/{user}/{made['key_id']}") in {
-        "applied",
-        "verified",
-    }
+def _key_row(state: State, key: tuple[str, str, str], stores: Sequence[str], *, replaced: bool) -> KeyRow:
+    account, user, old = key
+    new_key, new_is = _new(state, account, user, old) if replaced else ("-", "-")
+    written = sum(_state(state, place) == "verified" for place in stores)
     return KeyRow(
         account=account,
         user=user,
         old_key=old,
-        old_is=_old_is(_state(state, f"{DEACTIVATE}:{account}/{user}/{old}")),
-        new_key=str(made["key_id"]) if made is not None else "-",
-        new_is="off, parked"
-        if parked
-        else _new_is(create.state if create is not None else "", made is not None, replaced=replaced),
+        old_is=_old_is(state, f"{account}/{user}/{old}"),
+        new_key=new_key,
+        new_is=new_is,
         places=f"{written} of {len(stores)}" if stores else "-",
     )
+
+
+def _new(state: State, account: str, user: str, old: str) -> tuple[str, str]:
+    """The key that takes the old one's place, or an orphan of ours that is still there, and how it stands."""
+    create = state.progress.get(f"{CREATE}:{account}/{user}/{old}")
+    if create is None:
+        return "-", "not made yet"
+    live = create.attempts[-1] if create.attempts else None
+    made = live.applied if live is not None and not live.reset else None
+    if made is not None:
+        key_id = str(made["key_id"])
+        if _is_off(state, f"{account}/{user}/{key_id}"):
+            return key_id, "off, parked"
+        return key_id, "on" if create.state == "verified" else "on, not seen yet"
+    orphan = str(create.seen.get("orphan", ""))
+    if orphan and _state(state, f"{DELETE}:{account}/{user}/{orphan}") != "verified":
+        off = _is_off(state, f"{account}/{user}/{orphan}")
+        return orphan, "off, an orphan of ours" if off else "ON, an orphan of ours"
+    return "-", "unknown" if create.state == "intended" else "not made yet"
 
 
 def window_of(state: State) -> Window | None:
@@ -134,20 +142,19 @@ def _state(state: State, key: str) -> str:
     return progress.state if progress is not None else "planned"
 
 
-def _old_is(deactivation: str) -> str:
+def _is_off(state: State, name: str) -> bool:
+    """Whether the last word on a key is that it was switched off."""
+    off, on = state.progress.get(f"{DEACTIVATE}:{name}"), state.progress.get(f"{ACTIVATE}:{name}")
+    return off is not None and off.state in {"applied", "verified"} and (on is None or on.seq < off.seq)
+
+
+def _old_is(state: State, name: str) -> str:
+    off, on = state.progress.get(f"{DEACTIVATE}:{name}"), state.progress.get(f"{ACTIVATE}:{name}")
+    if off is not None and on is not None and on.attempts and on.seq > off.attempts[-1].seq:
+        return "on again, undone"
     return {"verified": "off", "applied": "off, watched", "intended": "unknown", "skipped": "on, left out"}.get(
-        deactivation, "on"
+        off.state if off is not None else "", "on"
     )
-
-
-def _new_is(creation: str, made: bool, *, replaced: bool) -> str:  # noqa: FBT001  # one caller, just above
-    if not replaced:
-        return "-"
-    if creation == "verified":
-        return "on"
-    if made:
-        return "on, not seen yet"
-    return "unknown" if creation == "intended" else "not made yet"
 
 
 def step_rows(state: State, steps: Sequence[Step]) -> tuple[StepRow, ...]:

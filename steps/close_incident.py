@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from playbook.model import Finding, Phase, Plan, Question, Step, Strategy
 from playbook.ports import display
 from steps.decisions import decide_keys
+from steps.iam_keys import DeactivateKey
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
@@ -36,6 +37,10 @@ class CloseIncident(Step):
                     findings.append(Finding(level="warning", text=f"Still on, as decided: {who}."))
                 continue
             if not item.places and item.strategy is Strategy.REPLACE:
+                continue
+            off = f"{DeactivateKey.kind}:{item.lane}/{key.id}"
+            if key.is_active and off not in case.verified:
+                findings.append(Finding(level="danger", text=f"STILL ON, though it was to be switched off: {who}."))
                 continue
             hours = int(
                 ask(

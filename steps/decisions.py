@@ -134,7 +134,7 @@ def _strategy_question(
             "last used": used.at.date().isoformat() if used and used.at else "never",
             "stored in": where or "nowhere in CircleCI",
             "confidence": _weakest(places or doubtful),
-            "note": next(iter(refused.values()), ""),
+            "note": next(iter(refused.values()), _hidden_note(correlation) if key.is_active else ""),
         },
     )
 
@@ -170,6 +170,11 @@ def _refused(
     return {}
 
 
+def _hidden_note(correlation: Correlation) -> str:
+    count = len(correlation.hidden)
+    return f"{count} place(s) do not show their tail and may hold it too" if count else ""
+
+
 def _weakest(places: tuple[Match, ...]) -> str:
     order = [confidence.value for confidence in Confidence]
     return min((place.confidence for place in places), key=order.index, default="")
@@ -186,7 +191,7 @@ def _ask_reason(item: KeyDecision, ask: Ask) -> None:
             kind=str,
             answer_key="keys.reason",
             subject=_subject(item.key),
-            default=None if exposed else "CircleCI does not hold it, or it is off already",
+            default=None if exposed else "no place that shows its tail holds it, or it is off already",
             optional=not exposed,
         )
     )

@@ -294,7 +294,7 @@ class ConfirmKeys(Action):
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         premise = look_at_pairs(view, listing, self.pairs, self.mint, credential_of(view, self.credential))
         if premise is not None:
-            return premise
+            return self._put_back(view, premise, listing)
         orphans = [key_id for key_id in made[:-1] if key_id in listed]
         if orphans:
             evidence = {**evidence, "orphan": orphans[0]}
@@ -308,6 +308,24 @@ class ConfirmKeys(Action):
             reason = "the last look comes a while after the last change"
             return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=left)
         return Observation(status=Status.PRESENT, evidence=evidence)
+
+    def _put_back(self, view: View, premise: Observation, listing: KeyListing) -> Observation:
+        """A place went back to a key that this run switched off: on again, once, and then a human decides (F18)."""
+        if premise.status is not Status.CONFLICT:
+            return premise
+        for key_id in self.off:
+            switched = view.past(f"{DeactivateKey.kind}:{self.account}/{self.user}/{key_id}")
+            back = view.past(f"{ActivateKey.kind}:{self.account}/{self.user}/{key_id}")
+            seen = listing.find(key_id)
+            ours = bool(switched) and (not back or back[-1].seq < switched[-1].seq)
+            holds = any(pair.tails(view)[0] == key_id[-4:] for pair in self.pairs)
+            if ours and holds and seen is not None and not seen.is_active:
+                return Observation(
+                    status=Status.TAINTED,
+                    evidence={"reactivate": key_id},
+                    reason=f"{premise.reason}; {key_id} goes on again",
+                )
+        return premise
 
     def _left_s(self, view: View, listing: KeyListing) -> float:
         """Seconds until `relist` is over since the last key was switched off."""
@@ -328,4 +346,6 @@ class ConfirmKeys(Action):
         raise NotImplementedError("a gate changes nothing")
 
     def repair(self, seen: Observation) -> tuple[Action, ...]:
+        if "reactivate" in seen.evidence:
+            return (ActivateKey(account=self.account, user=self.user, key_id=str(seen.evidence["reactivate"])),)
         return retire(self.account, self.user, str(seen.evidence["orphan"]), pairs=self.pairs, mint=self.mint)

@@ -424,6 +424,15 @@ class ReplaceAccessKeys(Step):
                 continue
             known = tuple(other.key.id for other in decisions.of_user(item.key.account, item.key.user))
             actions += _replacement(item, known)
+        if actions:
+            findings += [
+                Finding(
+                    level="danger",
+                    text=f"{display(match.stored.sink.name)}:{display(match.stored.variable.name)} does not show its "
+                    "tail: if it holds one of the keys replaced here, its builds fail once that key is off.",
+                )
+                for match in decisions.correlation.hidden
+            ]
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
 
 

@@ -137,7 +137,7 @@ class ConfirmRotatedByHand(Action):
         if seen is None:
             return Observation(status=Status.CONFLICT, reason=f"{where} is no longer there")
         moved = written_at(seen) != self.written_before
-        changed = seen.tail is not None and seen.tail != self.tail_before
+        changed = bool(self.tail_before) and seen.tail is not None and seen.tail != self.tail_before
         if moved or changed:
             return Observation(
                 status=Status.PRESENT, evidence={"updated_at": written_at(seen), "tail_changed": changed}

@@ -66,6 +66,16 @@ def instant_of(conditions: Conditions, operation: str) -> int:
     return next(at for at, call in zip(base.called_at, base.calls, strict=True) if call.startswith(operation))
 
 
+def stranger_then_death(what: str, where: str, operation: str) -> Iterator[Case]:
+    """A stranger just before a call of ours, and a kill at each of the next instants."""
+    calls = calls_since_intent(PLAIN)
+    at = 1 + next(i for i, call in enumerate(calls) if call.startswith(operation))
+    first = instant_of(PLAIN, operation)
+    for instant in range(first + 1, first + 5):
+        stranger = Stranger(at=at, what=what, where=where)
+        yield Case(parts=(Part(kill_at=instant, strangers=(stranger,)),))
+
+
 def calls_since_intent(conditions: Conditions) -> list[str]:
     """The remote calls from the first create on."""
     calls = baseline(conditions).calls
@@ -83,6 +93,7 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "absent-while-listing-lags": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
     "trust-a-verified-gate": lambda: strangers("put-old", "ctx-deploy"),
     "sdk-retries-create": lambda: uninterrupted(PLAIN, "drop-reply:create_access_key:1"),
+    "delete-the-oldest-to-make-room": lambda: strangers("key", "ci-ecr"),
     "delete-then-add": uninterrupted,
     "delete-an-active-key": lambda: kills(since="create_access_key"),
     "overwrite-the-unknown": lambda: strangers("put-unknown", "ctx-deploy"),
@@ -100,6 +111,11 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "proof-waits-for-stores": lambda: kills(Conditions(policy=REWRITE), since="put_variable"),
     "kept-key-forgotten": lambda: two_kills(Conditions(policy=CUT)),
     "stale-list-believed": lambda: kills(Conditions(policy=REWRITE, stale=True), since="put_variable"),
+    "old-try-claims-new-key": lambda: uninterrupted(
+        PLAIN, "drop-request:create_access_key:1", "drop-reply:create_access_key:1"
+    ),
+    "refusal-not-explained": lambda: strangers("key", conditions=Conditions(lag="none")),
+    "no-undo-of-an-open-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
 }
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import playbook.journal
 import steps.iam_keys
 import steps.replace_access_keys
-from playbook.engine import Engine, _Lanes
+from playbook.engine import Engine, _Lanes, _Turn
 from playbook.errors import Effect, ServiceError
 from playbook.journal import Journal, Recovered
 from playbook.model import Observation, Status
@@ -170,6 +170,18 @@ def sdk_retries_create() -> None:
             return create(self, user, tag=tag)
 
     IamTwin.create_access_key = retrying
+
+
+@mutant("a full user's oldest key is removed to make room", "I3")
+def delete_the_oldest_to_make_room() -> None:
+    premise = CreateAccessKey._observe_premise
+
+    def observe_premise(self: CreateAccessKey, view: Any, listing: Any) -> Observation:
+        if len(listing.keys) < steps.replace_access_keys.KEYS_PER_USER:
+            return premise(self, view, listing)
+        return Observation(status=Status.TAINTED, evidence={"orphan": listing.keys[0].id})
+
+    CreateAccessKey._observe_premise = observe_premise
 
 
 @mutant("a variable is deleted, then added", "I1", "I7")
@@ -329,6 +341,33 @@ def kept_key_forgotten() -> None:
 @mutant("a list that still shows the old tail is taken for a sink that holds the old key", "I3")
 def stale_list_believed() -> None:
     Engine._may_have_written = lambda self, action: False
+
+
+@mutant("a try settled long ago claims the key of the one under way", "L1")
+def old_try_claims_new_key() -> None:
+    observe_unknown = CreateAccessKey._observe_unknown
+    CreateAccessKey._observe_unknown = lambda self, view, attempt, later, listing: observe_unknown(
+        self, view, attempt, None, listing
+    )
+
+
+@mutant("a create refused for the quota does not say whose key fills it", "L1")
+def refusal_not_explained() -> None:
+    _Lanes._look_after_refusal = lambda self, action: None
+
+
+@mutant("what a dead process did without writing its end down is not put back", "I5")
+def no_undo_of_an_open_intent() -> None:
+    conflict = _Lanes._conflict
+
+    def conflict_forgetting(self: _Lanes, lane: Any, action: Any, seen: Observation) -> Any:
+        attempts = self._world.past(action.key)
+        if attempts and attempts[-1].applied is None:
+            self._park(lane, action, seen.reason, "conflict")
+            return _Turn.PARKED
+        return conflict(self, lane, action, seen)
+
+    _Lanes._conflict = conflict_forgetting
 
 
 @mutant("the last look does not read the sinks, and a replaced key goes unlooked", "I6")

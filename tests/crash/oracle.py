@@ -240,6 +240,7 @@ class Truth:
         self.world = world
         self.pairs = pairs
         self._digests: dict[str, str] = {}
+        self._stored_now: dict[str, Stored] | None = None
 
     @property
     def now(self) -> float:
@@ -259,8 +260,14 @@ class Truth:
         return [key for whose, key in self.all_keys() if key.tag and key.status is not None and owner in {None, whose}]
 
     def stored(self) -> dict[str, Stored]:
-        """What every pair holds, by the sink's id."""
-        return {pair.sink.id: self._stored(pair) for pair in self.pairs}
+        """What every pair holds, by the sink's id; worked out once until something changes it."""
+        if self._stored_now is None:
+            self._stored_now = {pair.sink.id: self._stored(pair) for pair in self.pairs}
+        return self._stored_now
+
+    def changed(self) -> None:
+        """Somebody, we or a stranger, may have changed something."""
+        self._stored_now = None
 
     def _stored(self, pair: Pair) -> Stored:
         variables = self.variables(pair.sink)
@@ -401,6 +408,7 @@ class Oracle:
         if call.operation in {"variables", "access_keys"}:
             self._note_look(call)
         if call.write:
+            self.truth.changed()
             self._note_effect(call)
             self.check_no_working_sink_broken(call)
             self.check_state()
@@ -423,6 +431,7 @@ class Oracle:
 
     def stranger_did(self, doing: str, what: str, where: str) -> None:
         """Note a stranger's `key`, `off` or `put`, which shows to us once its lag has passed."""
+        self.truth.changed()
         switches = self.truth.world.switches
         lag = {"key": switches.list_lag_s, "off": switches.status_lag_s, "put": switches.tail_lag_s}[what]
         self.memory.note("stranger", doing, what, where, self.truth.now + lag)
