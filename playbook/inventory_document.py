@@ -99,7 +99,7 @@ def document(
         "access_keys": [told.key(key) for key in inventory.keys],
         "users": [_user(user) for user in inventory.users],
         "root_keys": list(inventory.root_keys),
-        "findings": findings(inventory),
+        "findings": findings(inventory, window),
     }
 
 
@@ -270,16 +270,30 @@ def _iso(moment: datetime | None) -> str | None:
 # --- Findings ---------------------------------------------------------------------------------------------------------
 
 
-def findings(inventory: Inventory) -> list[dict[str, str]]:
+def findings(inventory: Inventory, window: Window | None = None) -> list[dict[str, str]]:
     """What somebody must know beside the rows, the worst first: a level and a sentence each."""
     told: list[tuple[str, str]] = [
         ("danger", f"the root user of {account} has access keys: delete them by hand")
         for account in inventory.root_keys
     ]
+    told += _made_meanwhile(inventory, window)
     told += _broken_pairs(inventory)
     told += _by_hand(inventory)
     told += _stored_nowhere(inventory)
     return [{"level": level, "text": text} for level, text in told]
+
+
+def _made_meanwhile(inventory: Inventory, window: Window | None) -> Iterator[tuple[str, str]]:
+    """A key that was made while strangers could read may be theirs."""
+    if window is None or window.start is None:
+        return
+    for key in inventory.keys:
+        if window.start <= key.created_at and window.held(key.created_at) is not False:
+            who = f"{key.id} of {key.user} in {key.account}"
+            yield (
+                "warning",
+                f"{who} was made on {key.created_at.date().isoformat()}, while strangers could read: by whom?",
+            )
 
 
 def _broken_pairs(inventory: Inventory) -> Iterator[tuple[str, str]]:

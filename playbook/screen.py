@@ -311,15 +311,18 @@ class ReadingProgress:
         with self._lock:
             if self._line:
                 self._show("")
-                self._stream.write("\r")
+                with suppress(OSError):
+                    self._stream.write("\r")
 
     def _show(self, line: str) -> None:
-        if self._terminal:
-            self._stream.write(f"\r{line}{' ' * max(0, len(self._line) - len(line))}")
-            self._line = line
-        else:
-            self._stream.write(f"{line}\n")
-        self._stream.flush()
+        # Whoever watched may be gone; that ends no inventory.
+        with suppress(OSError):
+            if self._terminal:
+                self._stream.write(f"\r{line}{' ' * max(0, len(self._line) - len(line))}")
+                self._line = line
+            else:
+                self._stream.write(f"{line}\n")
+            self._stream.flush()
 
 
 def _safe(text: str) -> str:

@@ -41,7 +41,7 @@ class InventorySecrets(Step):
 
 def summarise(inventory: Inventory, window: Window | None = None) -> tuple[Finding, ...]:
     """Say first whether anything is missing, then the counts, then what nobody can explain."""
-    return (*_holes(inventory), *_counts(inventory, window), *_unexplained(inventory), *_others(inventory))
+    return (*_holes(inventory), *_counts(inventory, window), *_unexplained(inventory), *_others(inventory, window))
 
 
 def _holes(inventory: Inventory) -> Iterator[Finding]:
@@ -79,8 +79,8 @@ def _unexplained(inventory: Inventory) -> Iterator[Finding]:
             yield Finding(level="warning", text=f"{where}: {'; '.join(match.evidence)}.")
 
 
-def _others(inventory: Inventory) -> Iterator[Finding]:
-    told = [Finding(level=item["level"], text=f"{display(item['text'])}.") for item in findings(inventory)]
+def _others(inventory: Inventory, window: Window | None) -> Iterator[Finding]:
+    told = [Finding(level=item["level"], text=f"{display(item['text'])}.") for item in findings(inventory, window)]
     # The root user's keys are said by the step before, and a large account has hundreds of notes.
     notes = [finding for finding in told if finding.level == "note"]
     yield from (finding for finding in told if finding.level == "warning")

@@ -71,7 +71,7 @@ LAYERS: dict[str, set[str]] = {
     "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
     "scope": {*BASE, "model", "exposure", "inventory"},
     "clients": BASE,
-    "twins": BASE,
+    "twins": {*BASE, "credential_report"},
     "log": BASE,
     "operators": {*BASE, "model"},
     "summary": {*JOURNAL, "exposure"},

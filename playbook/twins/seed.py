@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from playbook.credential_report import last_uses
 from playbook.errors import ServiceError
 from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
@@ -89,10 +90,11 @@ def mirror(
     """
     wanted = sorted({*PERMISSIONS.values(), *actions})
     state = states.State(now=platforms.clock.now())
-    for account in accounts:
-        state.accounts[account] = _account(platforms, account, wanted, gather)
     wanted_organizations = {canonical(slug) for slug in organizations}
     state.circleci = _circleci(platforms.circleci, wanted_organizations, frozenset(kinds), gather)
+    tails = _tails(state.circleci)
+    for account in accounts:
+        state.accounts[account] = _account(platforms, account, wanted, tails, gather)
     return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
 
 
@@ -106,7 +108,17 @@ def _try(read: Callable[[], T]) -> T | _Refused:
 # --- AWS ----------------------------------------------------------------------------------------------------------
 
 
-def _account(platforms: Platforms, account: str, actions: Sequence[str], gather: Gather) -> states.Account:
+def _tails(circleci: states.CircleCiState) -> frozenset[str]:
+    """The tails of everything that may be an access key id."""
+    stored = [item.variables for item in (*circleci.contexts.values(), *circleci.projects.values())]
+    tails = {variable.value.tail or "" for variables in stored for variable in variables.values()}
+    legacy = (project.legacy_aws for project in circleci.projects.values())
+    return frozenset(tails | {pair.access_key_id[-4:] for pair in legacy if pair is not None})
+
+
+def _account(
+    platforms: Platforms, account: str, actions: Sequence[str], tails: frozenset[str], gather: Gather
+) -> states.Account:
     reader: AwsReader = platforms.aws[account]
     who = reader.identity()
     made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id())
@@ -117,7 +129,7 @@ def _account(platforms: Platforms, account: str, actions: Sequence[str], gather:
     listings = gather(lambda user: _try(lambda: reader.access_keys(user.name)), users)
     for user, listing in zip(users, listings, strict=True):
         _add_keys(made, _keep(made.refusals, f"access_keys:{user.name}", listing))
-    _last_uses(made, reader, gather)
+    _last_uses(made, reader, [key for item in listings for key in _keys(item)], tails, gather)
     if users:
         since = platforms.clock.now()
         _keep(made.refusals, "key_creations:*", _try(lambda: reader.key_creations(users[0].name, since)))
@@ -161,11 +173,21 @@ def _key(key: AccessKey) -> states.Key:
     return states.Key(id=key.id, user=key.user, created_at=key.created_at, changes=changes)
 
 
-def _last_uses(made: states.Account, reader: AwsReader, gather: Gather) -> None:
-    keys = tuple(made.keys.values())
-    uses = gather(lambda key: _try(lambda: reader.last_used(key.id)), keys)
-    for key, used in zip(keys, uses, strict=True):
-        key.last_used = _use(_keep(made.refusals, f"last_used:{key.id}", used))
+def _keys(listing: KeyListing | _Refused) -> tuple[AccessKey, ...]:
+    return () if isinstance(listing, _Refused) else listing.keys
+
+
+def _last_uses(
+    made: states.Account, reader: AwsReader, keys: Sequence[AccessKey], tails: frozenset[str], gather: Gather
+) -> None:
+    """As an inventory reads them: one call for each key that CircleCI may store, the report for the others."""
+    report = _try(reader.credential_report)
+    known = {} if isinstance(report, _Refused) else last_uses(report, keys)
+    asked = [key for key in keys if key.id[-4:] in tails or key.id not in known]
+    for key_id, used in known.items():
+        made.keys[key_id].last_used = _use(used)
+    for key, answer in zip(asked, gather(lambda key: _try(lambda: reader.last_used(key.id)), asked), strict=True):
+        made.keys[key.id].last_used = _use(_keep(made.refusals, f"last_used:{key.id}", answer))
 
 
 def _use(used: LastUsed | None) -> Use | None:

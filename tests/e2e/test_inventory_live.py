@@ -85,7 +85,7 @@ def test_no_row_is_missing_and_none_is_invented(sandbox, ask):
 
 def test_an_interrupted_inventory_goes_on_where_it_was(sandbox, environment, tmp_path):
     slow = threading.Event()
-    sandbox.world.on_call = lambda _call: slow.is_set() or time.sleep(0.05)
+    sandbox.world.on_call = lambda *_: slow.is_set() or time.sleep(0.05)
     folder = tmp_path / "case"
     command = [PROGRAM, "inventory", *sandbox.arguments(), "--json", "--case", str(folder), "--parallel", "1"]
     process = subprocess.Popen(
@@ -119,7 +119,7 @@ def test_what_was_refused_is_named_and_a_second_run_asks_for_no_more_than_that(s
     sandbox.world.faults = Faults([parse("deny:restrictions:1x1000")])
     first = ask("--case", tmp_path / "case")
     assert first.stdout.startswith("INCOMPLETE: ")
-    sandbox.world.faults = None
+    sandbox.world.faults = Faults()
     second = told(ask("--json", "--case", tmp_path / "case"))
     assert second["complete"]
     asked = {item["what"]: item["asked"] - item["reused"] for item in second["calls"]}
