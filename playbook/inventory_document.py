@@ -289,11 +289,8 @@ def _made_meanwhile(inventory: Inventory, window: Window | None) -> Iterator[tup
         return
     for key in inventory.keys:
         if window.start <= key.created_at and window.held(key.created_at) is not False:
-            who = f"{key.id} of {key.user} in {key.account}"
-            yield (
-                "warning",
-                f"{who} was made on {key.created_at.date().isoformat()}, while strangers could read: by whom?",
-            )
+            made = f"made on {key.created_at.date().isoformat()}, while strangers could read"
+            yield "warning", f"{key.id} of {key.user} in {key.account} was {made}: find out by whom"
 
 
 def _broken_pairs(inventory: Inventory) -> Iterator[tuple[str, str]]:

@@ -113,6 +113,11 @@ class LiveClock:
 
 def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callable[[str], Secret] | None) -> Platforms:
     """The live world: boto3 and httpx behind the ports."""
+    if os.environ.get("SSLKEYLOGFILE"):
+        raise UsageError(
+            "SSLKEYLOGFILE is set: the TLS library would write its session keys to a file. Nothing was read.",
+            remedy="Unset it and start again.",
+        )
     from playbook.clients.aws import connect as connect_aws  # noqa: PLC0415  # boto3 costs 0.2 s; `--help` does without
     from playbook.clients.circleci import CircleCiClient  # noqa: PLC0415  # as above, for httpx
     from playbook.clients.values import check_source, obtain  # noqa: PLC0415  # belongs to the live world alone

@@ -10,7 +10,7 @@ from two_users import ACCOUNT, OLD, ORGANIZATION, PAIR, START, Answers, two_user
 
 from playbook import modes
 from playbook.engine import Engine, _Lanes
-from playbook.errors import CircleCiError, Effect, ExitCode, GuardError
+from playbook.errors import CircleCiError, Effect, ExitCode, GuardError, UsageError
 from playbook.journal import Journal, this_host
 from playbook.model import Recourse, Recovery
 from playbook.ports import KeyStatus, Sink, SinkKind, Waits
@@ -225,6 +225,15 @@ def test_a_lost_secret_with_hundreds_of_places_can_be_resumed(tmp_path):
 
     assert outcome.exit_code is ExitCode.DONE
     assert status_of(world, "ci-deploy", OLD["ci-deploy"]) is KeyStatus.INACTIVE
+
+
+def test_tls_keys_are_not_written_to_a_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+
+    with pytest.raises(UsageError, match="SSLKEYLOGFILE"):
+        modes.connect(modes.Settings(), Secret("token"), case="night", ask_secret=None)
+
+    assert not (tmp_path / "keys").exists()
 
 
 def test_thousands_of_findings_fit_into_the_journal(tmp_path):

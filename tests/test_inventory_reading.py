@@ -47,6 +47,7 @@ from playbook.ports import (
 from playbook.reading import FILE, FRESH, Reading
 from playbook.screen import ReadingProgress
 from playbook.twins.scenario import load
+from playbook.twins.seed import mirror
 from playbook.twins.world import TwinWorld
 from playbook.world import CaseWorld
 
@@ -535,3 +536,25 @@ def test_a_persons_word_names_a_place_and_a_key(text) -> None:
 
 def test_a_place_may_hold_equal_signs() -> None:
     assert survey.said_of(["context:a=b:N=AKIA0000000000000001"]) == {"context:a=b:N": "AKIA0000000000000001"}
+
+
+# --- The twin of a live world -----------------------------------------------------------------------------------------
+
+
+def test_a_twin_is_read_in_as_few_calls_and_shows_the_same() -> None:
+    world = TwinWorld(load("small").state, rng=random.Random(1))
+    calls: Counter[str] = Counter()
+    world.on_call = lambda call, moment: calls.update([call.operation] if moment == "before" else [])
+    live = CaseWorld(world.platforms(), Journal())
+    twin = mirror(world.platforms(), accounts=live.accounts, organizations=["gh/acme"], gather=live.gather)
+    asked = calls["last_used"]
+    stored = {"gh/acme"}
+    there = CaseWorld(twin.platforms(), Journal())
+    organizations = [item for item in live.circleci.organizations() if item.slug in stored]
+    first, second = (collect(view, organizations, view.accounts) for view in (live, there))
+    print(f"\n{asked} of {len(first.keys)} keys were asked about")
+    assert asked == len({match.key.id for match in first.correlation().matches if match.key}) < len(first.keys)
+    assert first.last_used == second.last_used
+    assert first.users == second.users
+    assert first.keys == second.keys
+    assert second.complete

@@ -110,7 +110,8 @@ def _try(read: Callable[[], T]) -> T | _Refused:
 
 def _tails(circleci: states.CircleCiState) -> frozenset[str]:
     """The tails of everything that may be an access key id."""
-    stored = [item.variables for item in (*circleci.contexts.values(), *circleci.projects.values())]
+    stored = [context.variables for context in circleci.contexts.values()]
+    stored += [project.variables for project in circleci.projects.values()]
     tails = {variable.value.tail or "" for variables in stored for variable in variables.values()}
     legacy = (project.legacy_aws for project in circleci.projects.values())
     return frozenset(tails | {pair.access_key_id[-4:] for pair in legacy if pair is not None})

@@ -50,7 +50,7 @@ def every_world() -> list[Case]:
     """Every other world, killed."""
     rest = [world for world in worlds() if world != Conditions()]
     rest.append(Conditions(trail_denied=True))
-    return [case for world in rest for case in thinned(kills(world), 29)]
+    return [case for world in rest for case in thinned(kills(world), 41)]
 
 
 def every_stranger() -> list[Case]:
@@ -62,7 +62,7 @@ def every_stranger() -> list[Case]:
         rows += [(what, pair.sink.id) for what in ("put-old", "put-unknown") for pair in PAIRS]
         for what, where in rows:
             if world != Conditions() or what != "key":
-                cases += thinned(strangers(what, where, world), 17)
+                cases += thinned(strangers(what, where, world), 29)
     return cases
 
 
@@ -79,14 +79,17 @@ def lost_replies(world: Conditions) -> Iterator[tuple[Conditions, tuple[str, ...
 
 
 def every_lost_reply() -> list[Case]:
-    """Lost replies without a kill, in every world."""
-    some = [Conditions(strategy=strategy, lag=lag) for strategy, lag in product(STRATEGIES, LAGS)]
-    some += [Conditions(trail_denied=True), Conditions(stale=True)]
-    return [
-        Case(conditions=world, parts=(Part(faults=faults),))
-        for some_world in some
-        for world, faults in lost_replies(some_world)
-    ]
+    """Lost replies without a kill: all in the default world, and in the others."""
+    others = [Conditions(strategy=strategy, lag=lag) for strategy, lag in product(STRATEGIES, LAGS)]
+    others = [world for world in others if world != Conditions()]
+    others += [Conditions(trail_denied=True), Conditions(stale=True)]
+    rest = [lost for world in others for lost in lost_replies(world)]
+    return [_losing(lost) for lost in lost_replies(Conditions())] + thinned(map(_losing, rest), 5)
+
+
+def _losing(lost: tuple[Conditions, tuple[str, ...]]) -> Case:
+    conditions, faults = lost
+    return Case(conditions=conditions, parts=(Part(faults=faults),))
 
 
 def lost_and_killed() -> list[Case]:
