@@ -421,6 +421,7 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
             tell=tell,
             # The wizard shows the plan itself, where it asks for the approval.
             show=screen.show_doubts if not approval.batch else screen.show_walk,
+            preview=None if approval.batch else screen.preview,
             started=signals.watch,
         )
     except (Interrupted, KeyboardInterrupt):

@@ -806,9 +806,10 @@ class _Lanes:
         last = attempts[-1] if attempts and not attempts[-1].reset else None
         # An intent without an end may have had its effect: the process that wrote it died.
         undoing = action.undo(last.applied or {}) if last is not None and last.failed != Effect.NONE else ()
-        # Once: whoever switches it back afterwards had a reason.
+        # Once: whoever switches it back afterwards had a reason. An intent alone has put nothing back.
         undone = last is not None and any(
-            tried.seq > last.seq for compensation in undoing for tried in self._world.past(compensation.key)
+            progress.seq > last.seq and progress.state in {"applied", "verified"}
+            for progress in (self._journal.state.of(compensation.key) for compensation in undoing)
         )
         if undoing and not undone and not lane.detour:
             lane.detour = deque(undoing)

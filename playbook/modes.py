@@ -297,7 +297,14 @@ class _Walker:
         return Recourse.ABORT
 
 
-def walk(platforms: Platforms, steps: Sequence[Step], operator: Operator, settings: Settings, waits: Waits) -> Walk:
+def walk(  # noqa: PLR0917  # a world, what is walked there, and who answers
+    platforms: Platforms,
+    steps: Sequence[Step],
+    operator: Operator,
+    settings: Settings,
+    waits: Waits,
+    tell: Tell | None = None,
+) -> Walk:
     """Walk every step on a twin of this world; the world itself is only read."""
     from playbook.twins.seed import mirror  # noqa: PLC0415  # twins are not loaded by commands that only look
 
@@ -324,6 +331,7 @@ def walk(platforms: Platforms, steps: Sequence[Step], operator: Operator, settin
         parallel=1,
         pilot=settings.pilot,
         max_failures=settings.max_failures,
+        tell=tell or (lambda _event, _fields: None),
     )
     outcome = engine.run(steps)
     plans = tuple(plan for step in steps if (plan := engine.recorded_plan(step.id)) is not None)
@@ -459,13 +467,14 @@ def carry_out(
     approval: Approval,
     tell: Tell,
     show: Callable[[Walk], None],
+    preview: Tell | None = None,
     started: Callable[[Engine], None],
 ) -> Outcome:
     """Walk, have it approved, and do it; a case approved before goes on without asking again."""
     asking = journaled(operator, journal, batch=approval.batch)
     reviewed = approved_before(journal, asking, approval)
     if reviewed is None:
-        walked = walk(platforms, steps, asking, settings, waits)
+        walked = walk(platforms, steps, asking, settings, waits, preview)
         show(walked)
         check_sources(walked, platforms)
         reviewed = approve_run(journal, walked, asking, approval)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WIDE: Final = 10_000
 """The width off a terminal: no name or id is cut or wrapped there."""
+FIRST_SCREEN: Final = "inventory_secrets"
+"""The step whose findings a person sees before the questions about them."""
 ROOMY: Final = 120
 """Below this a key's own facts are stacked, so that its places keep their line."""
 NARROW: Final = 80
@@ -116,6 +118,12 @@ class Screen:
         template, style = _LINES.get(name, ("", ""))
         if template:
             self.say(template.format_map(fields), style)
+
+    def preview(self, event: str, fields: Mapping[str, Any]) -> None:
+        """What was found, before a person is asked what becomes of it: of the walk nothing else is news."""
+        if event == "planned" and fields["step"] == FIRST_SCREEN:
+            self.say("\n== What was found", "bold")
+            self.findings(fields["findings"])
 
     def findings(self, findings: Iterable[Finding]) -> None:
         """What was found, dangers marked in words."""

@@ -134,6 +134,7 @@ def _strategy_question(
             "last used": used.at.date().isoformat() if used and used.at else "never",
             "stored in": where or "nowhere in CircleCI",
             "confidence": _weakest(places or doubtful),
+            "opens": _opens(inventory, key),
             "note": next(iter(refused.values()), _hidden_note(correlation) if key.is_active else ""),
         },
     )
@@ -173,6 +174,12 @@ def _refused(
 def _hidden_note(correlation: Correlation) -> str:
     count = len(correlation.hidden)
     return f"{count} place(s) do not show their tail and may hold it too" if count else ""
+
+
+def _opens(inventory: Inventory, key: AccessKey) -> str:
+    """What the key may do at most, where that is alarming."""
+    users = (user for user in inventory.users if (user.account, user.name) == (key.account, key.user))
+    return next((display(", ".join(user.reach)) for user in users), "")
 
 
 def _weakest(places: tuple[Match, ...]) -> str:

@@ -315,7 +315,8 @@ class ConfirmKeys(Action):
             return premise
         for key_id in self.off:
             switched = view.past(f"{DeactivateKey.kind}:{self.account}/{self.user}/{key_id}")
-            back = view.past(f"{ActivateKey.kind}:{self.account}/{self.user}/{key_id}")
+            tried = view.past(f"{ActivateKey.kind}:{self.account}/{self.user}/{key_id}")
+            back = [attempt for attempt in tried if attempt.applied is not None]
             seen = listing.find(key_id)
             ours = bool(switched) and (not back or back[-1].seq < switched[-1].seq)
             holds = any(pair.tails(view)[0] == key_id[-4:] for pair in self.pairs)

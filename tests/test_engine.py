@@ -469,6 +469,36 @@ def test_a_conflict_after_a_change_that_may_have_happened_is_undone_too(board, t
     assert outcome.exit_code is ExitCode.WAITING
 
 
+def test_an_undoing_that_was_only_intended_is_done_by_the_next_process(board, table):
+    """Once a bug: killed between the intent to put a key back and the call, the key stayed off."""
+    plan = Toy("s", [board.change("a", undone_by="back")])
+
+    def die(_world):
+        raise KeyboardInterrupt
+
+    conflict = Observation(status=Status.CONFLICT, reason="somebody wrote it")
+    board.during["a"] = lambda _world: board.looks["a"].append(conflict)
+    board.during["back"] = die
+    with pytest.raises(KeyboardInterrupt):
+        table.play(plan)
+    del board.during["back"]
+    board.looks["a"] = [conflict]
+    table.play(plan)
+    assert board.applied() == ["a", "back", "back"]
+    assert "back" in board.there
+
+
+def test_what_was_put_back_once_is_left_to_whoever_changes_it_again(board, table):
+    conflict = Observation(status=Status.CONFLICT, reason="somebody wrote it")
+    board.during["a"] = lambda _world: board.looks["a"].append(conflict)
+    plan = Toy("s", [board.change("a", undone_by="back")])
+    table.play(plan)
+    board.there.remove("back")
+    board.looks["a"] = [conflict]
+    table.play(plan)
+    assert board.applied() == ["a", "back"]
+
+
 def test_a_conflict_before_any_change_undoes_nothing(board, table):
     board.looks["a"] = [Observation(status=Status.CONFLICT, reason="gone")]
     outcome = table.play(Toy("s", [board.change("a", undone_by="back")]))

@@ -5,11 +5,14 @@ Cases run in worker processes that have imported everything and started no threa
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +49,7 @@ from steps import PLAYBOOK
 
 T = TypeVar("T")
 
+PR_SET_PDEATHSIG = 1
 RESUMES_MAX = 3
 """Processes that may live before a case must have come to an end (L1)."""
 SUCCESS, WAITING = 0, 11
@@ -293,6 +297,9 @@ def try_case(case: Case) -> Verdict:
 
 def _warm_up() -> None:
     """Run the playbook once in a worker, so that no child has to build what can be built before the fork."""
+    if sys.platform == "linux":
+        # A worker waits for work for ever, also when the tests' own process was killed.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     twin = TwinWorld(two_users())
     journal = Journal(now=twin.clock.now)
     journal.append(Opened(case="warm-up", tool="sweep", mode="rehearsal", host=this_host()))

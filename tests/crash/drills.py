@@ -66,12 +66,12 @@ def instant_of(conditions: Conditions, operation: str) -> int:
     return next(at for at, call in zip(base.called_at, base.calls, strict=True) if call.startswith(operation))
 
 
-def stranger_then_death(what: str, where: str, operation: str) -> Iterator[Case]:
+def stranger_then_death(what: str, where: str, operation: str, instants: int = 45) -> Iterator[Case]:
     """A stranger just before a call of ours, and a kill at each of the next instants."""
     calls = calls_since_intent(PLAIN)
     at = 1 + next(i for i, call in enumerate(calls) if call.startswith(operation))
     first = instant_of(PLAIN, operation)
-    for instant in range(first + 1, first + 5):
+    for instant in range(first + 1, first + 1 + instants):
         stranger = Stranger(at=at, what=what, where=where)
         yield Case(parts=(Part(kill_at=instant, strangers=(stranger,)),))
 
@@ -116,6 +116,7 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     ),
     "refusal-not-explained": lambda: strangers("key", conditions=Conditions(lag="none")),
     "no-undo-of-an-open-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
+    "undo-counted-by-its-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
 }
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from crash.campaign import Case
 from crash.child import LAGS, PAIRS, Conditions, Part, Stranger
-from crash.drills import baseline, calls_since_intent, instant_of, kills, strangers
+from crash.drills import baseline, calls_since_intent, instant_of, kills, stranger_then_death, strangers
 from two_users import OLD
 
 from playbook.model import Recovery
@@ -116,6 +116,11 @@ def _killed_then_lost() -> Iterator[Case]:
         yield Case(conditions=world, parts=(first, then))
 
 
+def undoing() -> list[Case]:
+    """A colleague's write that no look could show in time: the old key is put back, whatever dies meanwhile."""
+    return list(stranger_then_death("put-old", "ctx-deploy", "set_key_status"))
+
+
 def strangers_and_kills() -> list[Case]:
     """A stranger at a call, and a kill a little later."""
     return thinned(_strangers_and_kills(), 61)
@@ -144,5 +149,6 @@ ROWS: Final[dict[str, Callable[[], list[Case]]]] = {
     "strangers": every_stranger,
     "lost replies": every_lost_reply,
     "lost and killed": lost_and_killed,
+    "undoing": undoing,
     "strangers and kills": strangers_and_kills,
 }

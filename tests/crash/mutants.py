@@ -370,6 +370,21 @@ def no_undo_of_an_open_intent() -> None:
     _Lanes._conflict = conflict_forgetting
 
 
+@mutant("what was to be put back counts as put back once that is intended", "I5")
+def undo_counted_by_its_intent() -> None:
+    conflict = _Lanes._conflict
+
+    def conflict_believing(self: _Lanes, lane: Any, action: Any, seen: Observation) -> Any:
+        attempts = self._world.past(action.key)
+        undoing = action.undo({}) if attempts else ()
+        if any(later.seq > attempts[-1].seq for undo in undoing for later in self._world.past(undo.key)):
+            self._park(lane, action, seen.reason, "conflict")
+            return _Turn.PARKED
+        return conflict(self, lane, action, seen)
+
+    _Lanes._conflict = conflict_believing
+
+
 @mutant("the last look does not read the sinks, and a replaced key goes unlooked", "I6")
 def last_look_without_sinks() -> None:
     plan = steps.replace_access_keys._replacement

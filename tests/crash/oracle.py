@@ -143,6 +143,10 @@ class Ledger:
             broken("I1", f"record {seq} ends {key}, which no record intended")
         self.attempts[key][-1].end = how
 
+    def applied(self, key: str) -> bool:
+        """Whether it was ever carried out, by its record."""
+        return any(attempt.end == "applied" for attempt in self.attempts.get(key, []))
+
     def is_open(self, key: str) -> bool:
         """Whether its newest intent has no end yet: only then may its request be sent."""
         return bool(self.attempts.get(key)) and self.attempts[key][-1].end is None
@@ -548,12 +552,15 @@ class Oracle:
             return False
         if not call.target.endswith(f"/{key_id}"):
             return False
-        contained = {
+        return f"outage:{key_id}" in self.ledger.approvals or key_id in self._contained()
+
+    def _contained(self) -> set[str]:
+        """The keys that the approved plan switches off first of all."""
+        return {
             action["key_id"]
             for step, action in self.ledger.of_kind(DEACTIVATE)
             if step == CONTAINMENT and not action["pairs"]
         }
-        return f"outage:{key_id}" in self.ledger.approvals or key_id in contained
 
     def _is_blind(self, sink: str) -> bool:
         """Whether a stranger wrote it so late that the look we owe before an effect could not show it.
@@ -728,3 +735,11 @@ class Oracle:
         for sink, key_id in self.memory.broken_blindly.items():
             if stored[sink].key == key_id and not stored[sink].works:
                 broken("I5", f"{sink} was broken unseen with {key_id}, and it was not put back")
+        contained = self._contained()
+        for sink, pair in self.pairs.items():
+            key_id = stored[sink].key
+            off = f"{DEACTIVATE}{pair.owner}/{key_id}"
+            if key_id is None or stored[sink].works or self._unseen("put", sink) or key_id in contained:
+                continue
+            if self.ledger.applied(off) and f"outage:{key_id}" not in self.ledger.approvals:
+                broken("I5", f"{sink} went back to {key_id}, which this run switched off, and it stays off")
