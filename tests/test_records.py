@@ -303,7 +303,10 @@ def test_the_document_knows_the_common_fields_every_type_and_the_limits() -> Non
     assert documented_fields("A line") == ["type", *COMMON, "sum"]
     assert set(re.findall(r"^### (\w+)$", text, re.MULTILINE)) == {cls.__name__ for cls in RECORD_TYPES}
     assert f"This page describes format {FORMAT}." in text
-    assert f"At most {LINE_MAX // 1024} KiB; a `Planned` at most {PLAN_LINE_MAX // 1024} KiB." in text
+    assert (
+        f"At most {LINE_MAX // 1024} KiB; a `Planned`, an `Intended` (with its action) and a `Reset` at most " in text
+    )
+    assert f"{PLAN_LINE_MAX // 1024} KiB, for they may name" in text
     assert len(RECORD_TYPES) == len(get_args(decode.__globals__["AnyRecord"])) == 14
 
 
