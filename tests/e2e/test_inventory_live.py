@@ -95,7 +95,14 @@ def test_an_interrupted_inventory_goes_on_where_it_was(sandbox, environment, tmp
     folder = tmp_path / "case"
     command = [PROGRAM, "inventory", *sandbox.arguments(), "--json", "--case", str(folder), "--parallel", "1"]
     process = subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background is born deaf to the interrupt.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # nothing else runs here
     )
     wait_for(lambda: folder.joinpath(FILE).exists() and folder.joinpath(FILE).read_text().count('"part"') >= 12)
     process.send_signal(signal.SIGINT)
