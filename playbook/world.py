@@ -79,6 +79,10 @@ class CaseWorld:
         """Who STS says the credential is; None while it is not accepted."""
         return self._platforms.identify(credential)
 
+    def accepts(self, credential: Credential, service: str, region: str) -> bool | None:
+        """Whether a service accepts the credential's signature; None when it cannot be told."""
+        return self._platforms.accepts(credential, service, region)
+
     def past(self, key: str) -> tuple[Attempt, ...]:
         """The intents so far of one action, oldest first."""
         return self._journal.attempts(key)

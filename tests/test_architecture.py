@@ -58,6 +58,7 @@ LAYERS: dict[str, set[str]] = {
     "engine": {*JOURNAL, "world"},
     "correlate": BASE,
     "trust": BASE,
+    "canary": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate"},
     # What an inventory is made by, and what is told of one.
@@ -71,7 +72,7 @@ LAYERS: dict[str, set[str]] = {
     "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
     "scope": {*BASE, "model", "exposure", "inventory"},
     "clients": BASE,
-    "twins": {*BASE, "credential_report"},
+    "twins": {*BASE, "credential_report", "canary", "trust"},
     "log": BASE,
     "operators": {*BASE, "model"},
     "summary": {*JOURNAL, "exposure"},
@@ -91,6 +92,7 @@ LAYERS: dict[str, set[str]] = {
         "inventory_document",
         "scope",
         "trust",
+        "canary",
         "circleci_config",
     },
     "__main__": {"cli"},
@@ -155,7 +157,7 @@ LIBRARIES: dict[str, set[str]] = {
     "moto": {"twins"},
     "werkzeug": {"twins"},
     "flask_cors": {"twins"},
-    "yaml": {"config_jobs"},
+    "yaml": {"config_jobs", "canary", "twins"},
 }
 
 
