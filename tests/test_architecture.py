@@ -59,6 +59,8 @@ LAYERS: dict[str, set[str]] = {
     "correlate": BASE,
     "trust": BASE,
     "canary": BASE,
+    "usage": BASE,
+    "persistence": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate"},
     # What an inventory is made by, and what is told of one.
@@ -93,6 +95,9 @@ LAYERS: dict[str, set[str]] = {
         "scope",
         "trust",
         "canary",
+        "blast_radius",
+        "usage",
+        "persistence",
         "circleci_config",
     },
     "__main__": {"cli"},
