@@ -393,7 +393,7 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
 ) -> int:
     """Carry a case on until it ends or waits; print the closing table."""
     from playbook import log  # noqa: PLC0415  # not for --help
-    from playbook.engine import Interrupted  # noqa: PLC0415  # as above
+    from playbook.lanes import Interrupted  # noqa: PLC0415  # as above
     from playbook.modes import carry_out, merge_waits  # noqa: PLC0415  # as above
     from playbook.ports import Waits  # noqa: PLC0415  # as above
     from steps import PLAYBOOK  # noqa: PLC0415  # as above

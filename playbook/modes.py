@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from playbook.engine import Tell
+    from playbook.lanes import Tell
     from playbook.model import Operator, Question, Step, Trouble
     from playbook.ports import Json
     from playbook.secret import Secret
@@ -446,12 +446,12 @@ class Approver:
 
     def approve(self, plan: Plan) -> bool:
         """Under a digest anything new is refused; `yes` accepts it; a human is asked."""
-        if self._approval.yes:
+        if self._approval.yes or self._approval.digest == plan.digest():
             return True
         if self._approval.batch or self._approval.digest:
             raise GuardError(
-                f"The plan of {plan.step} holds something that was not in the approved plan. It was not carried out.",
-                remedy="Approve it on a terminal with `resume`, or accept it with `resume --batch --yes`.",
+                f"The plan of {plan.step} holds something that was not approved. It was not carried out.",
+                remedy=f"Review and approve it on a terminal, or give --approve {plan.digest()}, or --yes.",
             )
         return self._inner.approve(plan)
 
