@@ -51,7 +51,7 @@ from playbook.records import (
 from playbook.world import CaseWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from playbook.journal import Journal
     from playbook.model import Operator, Question, Step
@@ -172,12 +172,15 @@ class Engine:
         """Ask the lanes to finish the call in flight and start nothing new; safe in a signal handler."""
         self.stopping = True
 
-    def run(self, steps: Iterable[Step], *, again: frozenset[str] = frozenset()) -> Outcome:
+    def run(self, steps: Sequence[Step], *, again: frozenset[str] = frozenset(), closes: bool = True) -> Outcome:
         """Carry out every step that is not done, in order; lanes in trouble do not stop the others.
 
-        `again`: the ids of steps that are planned one more round, though they may be done.
+        `again`: the ids of steps that are planned one more round, though they may be done. `closes`: whether the case
+        ends with these steps.
         """
         self._take_over()
+        for recorded in set(self.journal.state.plans) - {step.id for step in steps}:
+            self._remember_providers(recorded)
         troubles: list[Trouble] = []
         unfinished: list[str] = []
         for step in steps:
@@ -207,7 +210,7 @@ class Engine:
             skipped=tuple(key for key, progress in self.journal.state.progress.items() if progress.state == "skipped"),
             unfinished=tuple(unfinished),
         )
-        if not unfinished:
+        if closes and not unfinished:
             self.journal.append(Sealed(outcome=outcome.exit_code.name.lower(), exit_code=int(outcome.exit_code)))
         return outcome
 

@@ -18,7 +18,7 @@ from playbook.errors import CredentialsError, Effect, ServiceError
 from playbook.journal import this_host
 from playbook.model import Action, Observation, Recourse, Status, Trouble, override_question, tied_together
 from playbook.ports import display
-from playbook.records import Applied, Approved, Failed, Observed, Skipped, Verified
+from playbook.records import Applied, Approved, Failed, Observed, Reset, Skipped, Verified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -281,6 +281,11 @@ class Lanes:
                 continue
             recourse = self._engine.operator.recourse(lane.trouble)
             if recourse is Recourse.RETRY:
+                if action.gate and action.changes:
+                    # What it saw stays as it was: only a new try can see something else.
+                    self._journal.append(
+                        Reset(keys=[action.key], lost="", reason="tried again at the responder's word")
+                    )
                 lane.trouble, lane.wake_at = None, 0.0
                 lane.pending_since.clear()
                 lane.tries.clear()
