@@ -356,8 +356,8 @@ class Engine:
         """What the case changed, newest first, less what was put back since."""
         state = self.journal.state
         planned = (data for parts in state.plans.values() for part in parts for data in part.actions)
-        embedded = (progress.data for progress in state.progress.values() if progress.data is not None)
-        actions = {action.key: action for action in map(action_from_data, (*embedded, *planned))}
+        # What no plan holds (a repair, a parking) was done to keys of our own, which stay off.
+        actions = {action.key: action for action in map(action_from_data, planned)}
         changed = [action for key, action in actions.items() if action.changes and self._may_have_changed(key)]
         for action in sorted(changed, key=lambda action: -state.of(action.key).attempts[-1].seq):
             last = state.of(action.key).attempts[-1]

@@ -18,6 +18,8 @@ from playbook.scope import ask_severity
 from steps.key_slots import UNUSED, Slots, Use, choose_slots, use_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from playbook.model import Ask, Case
     from playbook.ports import View
 
@@ -28,6 +30,7 @@ STRATEGIES = (
     Choice(value=Strategy.OIDC, title="oidc - its jobs get a role instead; the key goes off at the cut-over"),
     Choice(value=Strategy.KEEP, title="keep - leave it on, with a reason"),
 )
+GRACE_HOURS = 24
 REPLACING = frozenset({Strategy.REPLACE, Strategy.CONTAIN})
 
 
@@ -98,6 +101,23 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
         if item.strategy in REPLACING and item.places:
             _ask_confidence(item, ask)
     return decisions
+
+
+def ask_grace_hours(subject: Mapping[str, str], ask: Ask) -> int:
+    """How long a key stays, switched off, before it may be deleted; nobody is bothered."""
+    return int(
+        ask(
+            Question(
+                id=f"keys.grace_hours:{subject['account']}/{subject['user']}/{subject['id']}",
+                prompt=f"How many hours does {subject['id']} stay, switched off, before it may be deleted?",
+                kind=int,
+                answer_key="keys.grace_hours",
+                subject=subject,
+                default=GRACE_HOURS,
+                optional=True,
+            )
+        )
+    )
 
 
 def _by_hand(inventory: Inventory, key: AccessKey) -> tuple[str, ...]:

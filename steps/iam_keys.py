@@ -292,10 +292,12 @@ class ConfirmKeys(Action):
     pairs: tuple[Pair, ...] = ()
     """Where the new key must be seen once more, after the last change."""
     mint: str = ""
+    occasion: str = ""
+    """Tells two last looks at one user in one case apart."""
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.user}"
+        return f"{self.kind}:{self.account}/{self.user}{f'/{self.occasion}' if self.occasion else ''}"
 
     @property
     def lane(self) -> str:
