@@ -45,12 +45,14 @@ def carry_out(world, journal, operator, *, between=lambda: None, yes=True):
         world.platforms(),
         PLAYBOOK,
         operator,
-        settings=modes.Settings(parallel=1),
-        waits=Waits(),
-        approval=modes.Approval(yes=yes, batch=True),
-        tell=lambda _event, _fields: None,
+        modes.Conduct(
+            settings=modes.Settings(parallel=1),
+            waits=Waits(),
+            approval=modes.Approval(yes=yes, batch=True),
+            tell=lambda _event, _fields: None,
+            started=lambda _engine: None,
+        ),
         show=lambda _walked: between(),
-        started=lambda _engine: None,
     )
 
 
