@@ -99,7 +99,7 @@ def follow(key_id: str, home: str, accounts: Collection[str], look: Look, budget
     """
     waiting = deque([(home, key_id)])
     known = {(home, key_id)}
-    events: dict[str, TrailEvent] = {}
+    events: dict[tuple[str, str], TrailEvent] = {}
     holes: dict[Hole, None] = {}
     followed: dict[str, None] = {}
     while waiting and not budget.spent:
@@ -113,7 +113,7 @@ def follow(key_id: str, home: str, accounts: Collection[str], look: Look, budget
         followed[looked] = None
         budget.events -= len(found)
         for event in found:
-            events.setdefault(event.event_id, event)
+            events.setdefault((account, event.event_id), event)
             for place in _goes_on(event, account):
                 if place[0] not in accounts:
                     what = "what the sessions did"

@@ -12,6 +12,9 @@ from steps.inventory_secrets import InventorySecrets
 from steps.put_back import PutBack
 from steps.replace_access_keys import ReplaceAccessKeys
 from steps.retire_old_keys import RetireOldKeys
+from steps.revoke_sessions import RevokeSessions
+from steps.stop_new_work import StopNewWork
+from steps.sweep_for_persistence import SweepForPersistence
 from steps.update_variables import UpdateVariables
 
 if TYPE_CHECKING:
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
 PLAYBOOK: tuple[Step, ...] = (
     CheckAccess(),
     InventorySecrets(),
+    StopNewWork(),
     DeactivateExposedKeys(),
+    RevokeSessions(),
     ReplaceAccessKeys(),
     UpdateVariables(),
+    SweepForPersistence(),
     CloseIncident(),
 )
 
