@@ -12,10 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbook.errors import ExitCode
+from playbook.journal import fold, read
 from playbook.model import Recourse, Status
 from playbook.ports import KeyStatus, Waits
 from playbook.records import Applied, Failed, Intended, Planned, Verified
+from playbook.report import from_state, to_markdown
 from playbook.twins.state import Account, IamRole
+from steps import PLAYBOOK
 from steps.revoke_sessions import isolating_policy
 from steps.session_policies import (
     POLICY,
@@ -564,3 +567,25 @@ def test_a_skipped_look_is_left_out_and_said(night):
             Responder.recourse = recourse
 
     assert skipping(strategy="deactivate").exit_code is ExitCode.SOME_FAILED
+
+
+# --- The report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_first_who_used_the_exposed_keys(night):
+    night.break_in()
+    night.twin.clock.advance(300)
+    night.run(strategy="contain", said={"incident.exposed_from": "2026-01-03T00:00:00Z"})
+    recovered = read(night.folder)
+    report = from_state(fold(recovered.records), PLAYBOOK, folder="case", head=recovered.head)
+    text = to_markdown(report)
+    assert report.findings[0].text.startswith(DEPLOY)
+    assert 0 < text.index("## Who used the exposed keys") < text.index("## Where it stands")
+    assert text.index("203.0.113.66") < text.index("## Where it stands")
+
+
+def test_a_report_without_such_use_has_no_such_section(night):
+    night.run(strategy="replace")
+    recovered = read(night.folder)
+    report = from_state(fold(recovered.records), PLAYBOOK, folder="case", head=recovered.head)
+    assert "Who used the exposed keys" not in to_markdown(report)
