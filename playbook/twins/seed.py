@@ -1,7 +1,8 @@
 """Build a twin of a world by reading it, for a dry run: what the readers show is all that it knows.
 
 Values stay opaque. A read that is refused is refused by the twin too, so that a dry run has the same holes; what was
-left out on purpose (another organization) is refused as well, never shown as empty.
+left out on purpose (another organization) is refused as well, never shown as empty. What is asked of few projects only
+is read when it is asked (`live_reads`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from playbook.twins import rows
 from playbook.twins import state as states
 from playbook.twins.circleci_calls import canonical
 from playbook.twins.iam import PERMISSIONS
+from playbook.twins.live_reads import READS
+from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld
 
@@ -44,8 +47,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-NOT_MIRRORED: Final = "NotMirrored"
-"""The code of the twin's refusal to read what was not asked for."""
 QUOTA: Final = "AccessKeysPerUserQuota"
 SKEW_MIN_S: Final = 2.0
 """A smaller difference is the seconds of a `Date` header and the time of the call, not a clock that is wrong."""
@@ -95,7 +96,9 @@ def mirror(
     tails = _tails(state.circleci)
     for account in accounts:
         state.accounts[account] = _account(platforms, account, wanted, tails, gather)
-    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
+    twin = TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
+    twin.mirrored = platforms.circleci
+    return twin
 
 
 def _try(read: Callable[[], T]) -> T | _Refused:
@@ -226,9 +229,10 @@ def _circleci(
     asked = [item for item in visible if canonical(item.slug) in wanted]
     for item in visible:
         if item not in asked:
-            for operation in ("contexts", "projects"):
+            for operation in ("contexts", "projects", "running_disabled"):
                 made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
             made.organizations[item.slug].missed = _left_out(rows.OF_ORGANIZATIONS, item.slug)
+    _blocks(made, reader, asked, gather)
     contexts = _contexts(made, reader, asked, gather)
     _read_contexts(made, reader, contexts, gather)
     projects = _projects(made, reader, asked, gather)
@@ -239,6 +243,15 @@ def _circleci(
         rows.add_to_organization(stored, secrets)
         stored.missed += _left_out(rows.OF_ORGANIZATIONS - kinds, organization.slug)
     return made
+
+
+def _blocks(made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather) -> None:
+    """Read whether new work is blocked. That a config of ours is allowed is told of projects, which are asked later."""
+    answers = gather(lambda item: _try(lambda: reader.running_disabled(item)), asked)
+    for organization, read in zip(asked, answers, strict=True):
+        stored = made.organizations[organization.slug]
+        stored.running_disabled = _keep(made.refusals, f"running_disabled:{organization.slug}", read)
+        stored.inline_config = True
 
 
 def _left_out(kinds: frozenset[SecretKind], place: str) -> list[states.MissedRead]:
@@ -323,6 +336,7 @@ def _project(project: Project) -> states.StoredProject:
         organization=project.organization,
         known_by=project.known_by,
         deleted=project.deleted,
+        unread=() if project.deleted else tuple(READS),
     )
 
 
