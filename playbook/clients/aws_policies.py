@@ -39,7 +39,7 @@ class AccountPages:
         for item in page.get("Policies", []):
             self._policies += [
                 PolicyDocument(
-                    name=text(item, "PolicyName", what),
+                    name=str(item.get("PolicyName") or text(item, "Arn", what).rpartition("/")[2]),
                     arn=text(item, "Arn", what),
                     document=document(version.get("Document"), what),
                     changed_at=utc(version.get("CreateDate")),
