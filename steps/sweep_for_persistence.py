@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from playbook.errors import AwsError, Effect
-from playbook.model import Action, Choice, Finding, Phase, Plan, Question, Step
+from playbook.model import Action, Choice, Finding, Phase, Plan, Question, Severity, Step
 from playbook.persistence import changed_trusts, lookups, made_since, sightings
 from playbook.ports import AccessKey, AccountDetails, Foothold, IdentityProvider, TrailEvent, TrailKey, display
 from playbook.scope import ask_window
@@ -63,9 +63,7 @@ class SweepForPersistence(Step):
         decisions = decide_keys(view, case, ask)
         window = ask_window(ask)
         start = window.start if window is not None and window.start is not None else view.clock.now() - HISTORY
-        exposed = [item for item in decisions.keys if item.places or item.doubtful or item.by_hand]
-        items = tuple(dict.fromkeys([*to_contain(decisions), *exposed]))
-        traces = trace_keys(view, items)
+        traces = trace_keys(view, _suspects(decisions))
         findings = [*trace_holes(traces), *_reach(view, start)]
         actions: list[Action] = []
         for account in view.accounts:
@@ -74,6 +72,15 @@ class SweepForPersistence(Step):
             actions += swept.decide(ask)
         findings += _unrevoked(view, traces)
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
+
+
+def _suspects(decisions: Decisions) -> tuple[KeyDecision, ...]:
+    """The keys that are followed; where nothing happened only those that went off at once, for each costs look-ups."""
+    contained = to_contain(decisions)
+    if decisions.severity is Severity.ROUTINE:
+        return contained
+    exposed = [item for item in decisions.keys if item.places or item.doubtful or item.by_hand]
+    return tuple(item for item in decisions.keys if item in contained or item in exposed)
 
 
 def _reach(view: View, start: datetime) -> Iterator[Finding]:
