@@ -13,7 +13,7 @@ import pytest
 from playbook.correlate import StoredVariable, correlate
 from playbook.errors import UsageError
 from playbook.model import Confidence, Severity, Strategy
-from playbook.ports import KeyStatus
+from playbook.ports import KeyStatus, WorkflowStatus
 from playbook.twins.circleci import context_sink
 from playbook.twins.pipeline import project_sink
 from playbook.twins.scenario import load, names, state_from_text
@@ -143,3 +143,100 @@ def test_restrictions_name_the_projects_they_let_in():
     assert world.circleci.run_pipeline("gh/acme/web", ["aws-production"]).passed
     assert not world.circleci.run_pipeline("gh/acme/mobile", ["aws-production"]).passed
     assert json.loads(msgspec.json.encode(world.state))["version"] == 1
+
+
+RAN = (
+    HEAD.replace("accounts = []\norganizations = []\n", "")
+    + """
+[[accounts]]
+id = "111122223333"
+operator = "assumed-role/responder/me"
+users = [{ name = "ci", created = 2025-01-01T00:00:00Z, keys = [{ label = "k", created = 2025-01-01T00:00:00Z }] }]
+
+[[organizations]]
+slug = "gh/acme"
+name = "acme"
+inline_config = true
+running_disabled = true
+
+[[contexts]]
+name = "aws"
+organization = "gh/acme"
+created = 2025-01-01T00:00:00Z
+variables = [
+  { name = "ID", id_of = "k", written = 2025-01-02T00:00:00Z },
+  { name = "SECRET", secret_of = "k", written = 2025-01-02T00:00:00Z },
+]
+restrictions = [
+  { group = "everyone" },
+  { group = "devs" },
+  { expression = "pipeline.git.branch == 'main'" },
+  { project = "gh/acme/api" },
+]
+
+[[projects]]
+slug = "gh/acme/api"
+default_branch = "trunk"
+forks_receive_secrets = true
+
+[[projects.workflows]]
+name = "deploy"
+created = 2025-12-31T00:00:00Z
+jobs = [
+  { name = "test", started = 2025-12-31T00:00:00Z, stopped = 2025-12-31T00:01:00Z },
+  { name = "push", started = 2025-12-31T00:00:00Z, contexts = ["aws"], signs_with = ["ID", "SECRET"] },
+]
+
+[[projects.workflows]]
+name = "release"
+created = 2025-12-31T01:00:00Z
+jobs = [
+  { name = "ask", status = "on_hold" },
+  { name = "oidc", started = 2025-12-31T01:00:00Z, stopped = 2025-12-31T01:01:00Z, role = "arn:aws:iam::1:role/a" },
+]
+
+[[projects]]
+slug = "gh/acme/web"
+inline_config = false
+"""
+)
+
+
+def test_a_scenario_says_what_ran_and_who_may_run_more():
+    world = TwinWorld(state_from_text("mine", RAN))
+    circleci = world.circleci
+    acme = circleci.organizations()[0]
+    api, web = circleci.projects(acme).items
+    assert (circleci.default_branch(api), circleci.forks_receive_secrets(api)) == ("trunk", True)
+    assert (circleci.inline_config_allowed(api), circleci.inline_config_allowed(web)) == (True, False)
+    assert circleci.running_disabled(acme) is True
+    release, deploy = circleci.pipelines(api.slug, since := world.clock.now().replace(year=2025))
+    assert circleci.pipelines(web.slug, since) == ()
+    (running,), (held,) = circleci.workflows(deploy.id), circleci.workflows(release.id)
+    assert (running.name, running.status) == ("deploy", WorkflowStatus.RUNNING)
+    assert (held.name, held.status) == ("release", WorkflowStatus.ON_HOLD)
+    jobs = [job for item in (running, held) for job in circleci.jobs(item.id)]
+    assert [(job.name, job.number) for job in jobs] == [("test", 1), ("push", 2), ("ask", None), ("oidc", 3)]
+    circleci.set_running_disabled(acme, disabled=False)
+    again = circleci.rerun_workflow(running.id, from_failed=False)
+    world.clock.sleep(60)
+    assert {item.id: item.status for item in circleci.workflows(deploy.id)}[again] is WorkflowStatus.SUCCESS
+
+
+def test_restrictions_of_every_kind():
+    world = TwinWorld(state_from_text("mine", RAN))
+    (context,) = world.state.circleci.contexts.values()
+    everyone, devs, expression, project = world.circleci.restrictions(context_sink(context))
+    assert (everyone.kind, everyone.value) == ("group", world.circleci.organizations()[0].id)
+    assert devs.kind == "group"
+    assert devs.value != everyone.value
+    assert (expression.kind, expression.value) == ("expression", "pipeline.git.branch == 'main'")
+    assert (project.kind, project.value) == ("project", world.state.circleci.projects["gh/acme/api"].id)
+
+
+@pytest.mark.parametrize("restriction", ["{}", "{ project = 'gh/a/b', group = 'everyone' }"])
+def test_a_restriction_is_one_thing(restriction):
+    head = "[[contexts]]\nname = 'c'\norganization = 'gh/a'\ncreated = 2025-01-01T00:00:00Z\n"
+    text = f"{HEAD}{head}restrictions = [{restriction}]"
+    with pytest.raises(UsageError, match="not one thing"):
+        state_from_text("mine", text)
