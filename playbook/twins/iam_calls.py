@@ -204,12 +204,12 @@ class IamCalls:
 
     def _read_details(self) -> None:
         """Roles, policies and what users have of them."""
-        self._read("details", lambda live: iam_nouns.keep_details(self._state, live.details()))
+        self._read("details", lambda live: live.details(), iam_nouns.keep_details)
 
     def _read_providers(self) -> None:
-        self._read("providers", lambda live: iam_nouns.keep_providers(self._state, live.providers()))
+        self._read("providers", lambda live: live.providers(), iam_nouns.keep_providers)
 
-    def _read(self, what: str, keep: Callable[[AwsReader], None]) -> None:
+    def _read(self, what: str, read: Callable[[AwsReader], T], keep: Callable[[Account, T], None]) -> None:
         """Read from the live account, once and outside the world's lock, for it takes a while."""
         if what not in self._state.unread:
             return
@@ -218,8 +218,10 @@ class IamCalls:
                 return
             if self._live is None:
                 raise refusal(what, NOT_MIRRORED, None)
-            keep(self._live)
-            self._state.unread.remove(what)
+            found = read(self._live)
+            with self._world.lock:
+                keep(self._state, found)
+                self._state.unread.remove(what)
 
     # --- histories ---
 

@@ -17,6 +17,7 @@ from playbook.ports import KeyStatus, TrailKey
 from playbook.twins.circleci import context_sink
 from playbook.twins.pipeline import project_sink
 from playbook.twins.scenario import load, names, state_from_text
+from playbook.twins.state import VERSION
 from playbook.twins.world import TwinWorld
 
 
@@ -142,7 +143,7 @@ def test_restrictions_name_the_projects_they_let_in():
     assert {first.value, second.value} == {projects["gh/acme/api"].id, projects["gh/acme/web"].id}
     assert world.circleci.run_pipeline("gh/acme/web", ["aws-production"]).passed
     assert not world.circleci.run_pipeline("gh/acme/mobile", ["aws-production"]).passed
-    assert json.loads(msgspec.json.encode(world.state))["version"] == 1
+    assert json.loads(msgspec.json.encode(world.state))["version"] == VERSION
 
 
 RIGHTS = """
