@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from botocore.exceptions import ClientError
 from clients.scripted import error_of, everything_about
 from clients.test_roles_contract import CI, ISSUER, PROVIDER, READ, TRUST
 from hypothesis import given, seed, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from playbook.clients import aws_policies, aws_trail, aws_users
 from playbook.clients.aws import connect
+from playbook.clients.aws_errors import AwsSource, guarded
 from playbook.errors import AwsError, Effect
 from playbook.ports import TrailEvent, TrailKey
 from playbook.twins.moto_server import Fault, FaultKind, MotoServer, SeenRequest
@@ -390,6 +392,32 @@ def test_only_a_signature_that_was_checked_is_an_answer(accounts, server, all_re
     assert {seen.region for seen in server.requests(operation)} == {"eu-west-1"}
     assert {seen.key_id for seen in server.requests(operation)} == {key.key_id}
     assert not [record for record in all_records if key.secret.reveal() in record or "auth-token" in record]
+
+
+@pytest.mark.parametrize(
+    ("code", "operation", "retryable", "said"),
+    [
+        ("ConcurrentModification", "UpdateAssumeRolePolicy", True, "Try again"),
+        ("EntityTemporarilyUnmodifiable", "PutUserPolicy", True, "Try again"),
+        ("LimitExceeded", "PutRolePolicy", False, "get-account-summary"),
+        ("LimitExceeded", "CreateAccessKey", False, "as many access keys"),
+        ("NoSuchEntity", "AttachRolePolicy", False, "never there"),
+        ("EntityAlreadyExists", "CreateRole", False, "of this name"),
+        ("DeleteConflict", "DeleteRole", False, "must go first"),
+        ("MalformedPolicyDocument", "CreatePolicy", False, "does not take this policy"),
+    ],
+)
+def test_what_is_said_of_a_refusal_fits_what_was_asked(code, operation, retryable, said):
+    def refuse():
+        reply = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 409}}
+        raise ClientError(reply, operation)
+
+    source = AwsSource.of_profile(None)
+    error = error_of(
+        lambda: guarded(refuse, source=source, operation=operation, what="it", doubt=Effect.UNKNOWN), AwsError
+    )
+    assert (error.code, error.effect, error.retryable) == (code, Effect.NONE, retryable)
+    assert said in error.remedy
 
 
 def test_an_error_of_a_role_carries_no_reply(aws, server):
