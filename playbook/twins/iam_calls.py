@@ -36,10 +36,6 @@ PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "create_access_key": ("iam:CreateAccessKey",),
     "set_key_status": ("iam:UpdateAccessKey",),
     "delete_access_key": ("iam:DeleteAccessKey",),
-}
-"""The IAM actions behind each operation that every inventory may need; `sts:GetCallerIdentity` needs none."""
-
-MORE_PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "key_owner": ("iam:GetAccessKeyLastUsed",),
     "trail": ("cloudtrail:LookupEvents",),
     "user_tags": ("iam:ListUserTags",),
@@ -78,7 +74,8 @@ MORE_PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "delete_policy": ("iam:DeletePolicy",),
     "delete_role": ("iam:DeleteRole",),
 }
-"""The same for what later steps do; the first action of a write is the name of its event."""
+"""The IAM actions behind each operation, the first of which names a write's event. A mirror asks about all of them at
+once. `sts:GetCallerIdentity` needs none and cannot be denied."""
 
 QUOTAS: Final[Mapping[str, int]] = {
     "AssumeRolePolicySizeQuota": 2048,
@@ -239,7 +236,7 @@ class IamCalls:
 
 def needed(operation: str) -> tuple[str, ...]:
     """The IAM actions behind an operation."""
-    return PERMISSIONS.get(operation) or MORE_PERMISSIONS.get(operation, ())
+    return PERMISSIONS.get(operation, ())
 
 
 def version_at(history: Sequence[Version[T]], moment: datetime) -> T | None:

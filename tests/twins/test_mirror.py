@@ -23,10 +23,12 @@ from twins.small_worlds import (
     small_world,
 )
 
+from playbook.clients.aws import _SIMULATED_AT_ONCE
 from playbook.errors import AwsError, CircleCiError, CredentialsError, ServiceError
 from playbook.ports import Hole, KeyStatus, Organization
 from playbook.secret import Secret
-from playbook.twins.seed import NOT_MIRRORED, mirror
+from playbook.twins.iam_calls import NOT_MIRRORED, PERMISSIONS
+from playbook.twins.seed import mirror
 from playbook.twins.state import (
     Context,
     ContextRestriction,
@@ -135,6 +137,16 @@ def test_what_the_simulator_says_is_mirrored_but_not_enforced():
     assert twin.aws[OTHER].simulate(("iam:CreateAccessKey",)) is None
     twin.aws[ACCOUNT].delete_access_key("ci", OLD_KEY)
     assert twin.all_keys(ACCOUNT, "ci") == ()
+
+
+def test_a_mirror_can_say_which_of_all_permissions_we_have_for_one_request():
+    actions = sorted({action for needed in PERMISSIONS.values() for action in needed})
+    assert len(actions) <= _SIMULATED_AT_ONCE
+    world = rich_world()
+    twin = mirror(world.platforms(), accounts=(ACCOUNT,), organizations=())
+    told = twin.aws[ACCOUNT].simulate(actions)
+    assert told == world.aws[ACCOUNT].simulate(actions)
+    assert told["iam:PutUserPolicy"]
 
 
 def test_a_denied_trail_is_denied_in_the_twin():
