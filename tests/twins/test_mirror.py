@@ -24,9 +24,11 @@ from twins.small_worlds import (
 )
 
 from playbook import canary
+from playbook.clients.aws import _SIMULATED_AT_ONCE
 from playbook.errors import AwsError, CircleCiError, CredentialsError, ServiceError
 from playbook.ports import Hole, KeyStatus, Organization, PipelineDefinition, Project, WorkflowStatus
 from playbook.secret import Secret
+from playbook.twins.iam_calls import PERMISSIONS
 from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.seed import mirror
 from playbook.twins.state import (
@@ -141,6 +143,16 @@ def test_what_the_simulator_says_is_mirrored_but_not_enforced():
     assert twin.aws[OTHER].simulate(("iam:CreateAccessKey",)) is None
     twin.aws[ACCOUNT].delete_access_key("ci", OLD_KEY)
     assert twin.all_keys(ACCOUNT, "ci") == ()
+
+
+def test_a_mirror_can_say_which_of_all_permissions_we_have_for_one_request():
+    actions = sorted({action for needed in PERMISSIONS.values() for action in needed})
+    assert len(actions) <= _SIMULATED_AT_ONCE
+    world = rich_world()
+    twin = mirror(world.platforms(), accounts=(ACCOUNT,), organizations=())
+    told = twin.aws[ACCOUNT].simulate(actions)
+    assert told == world.aws[ACCOUNT].simulate(actions)
+    assert told["iam:PutUserPolicy"]
 
 
 def test_a_denied_trail_is_denied_in_the_twin():

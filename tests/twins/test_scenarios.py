@@ -13,10 +13,11 @@ import pytest
 from playbook.correlate import StoredVariable, correlate
 from playbook.errors import UsageError
 from playbook.model import Confidence, Severity, Strategy
-from playbook.ports import KeyStatus, WorkflowStatus
+from playbook.ports import KeyStatus, TrailKey, WorkflowStatus
 from playbook.twins.circleci import context_sink
 from playbook.twins.pipeline import project_sink
 from playbook.twins.scenario import load, names, state_from_text
+from playbook.twins.state import VERSION
 from playbook.twins.world import TwinWorld
 
 
@@ -142,7 +143,7 @@ def test_restrictions_name_the_projects_they_let_in():
     assert {first.value, second.value} == {projects["gh/acme/api"].id, projects["gh/acme/web"].id}
     assert world.circleci.run_pipeline("gh/acme/web", ["aws-production"]).passed
     assert not world.circleci.run_pipeline("gh/acme/mobile", ["aws-production"]).passed
-    assert json.loads(msgspec.json.encode(world.state))["version"] == 1
+    assert json.loads(msgspec.json.encode(world.state))["version"] == VERSION
 
 
 RAN = (
@@ -240,3 +241,114 @@ def test_a_restriction_is_one_thing(restriction):
     text = f"{HEAD}{head}restrictions = [{restriction}]"
     with pytest.raises(UsageError, match="not one thing"):
         state_from_text("mine", text)
+
+
+RIGHTS = """
+title = "one account with everything"
+now = 2026-11-02T09:00:00Z
+login = "alex"
+organizations = []
+
+[[accounts]]
+id = "111122223333"
+operator = "user/alex"
+quotas = { RolePolicySizeQuota = 20480 }
+[[accounts.users]]
+name = "ci"
+created = 2024-03-11T08:12:40Z
+tags = { team = "platform" }
+policies = ["deploy", "ReadOnlyAccess"]
+groups = ["robots"]
+boundary = "arn:aws:iam::111122223333:policy/deploy"
+inline = { read = '{"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}}' }
+accessed = { s3 = 2026-11-01T09:00:00Z }
+[[accounts.users.keys]]
+label = "ci"
+created = 2025-06-03T09:14:27Z
+[[accounts.users.footholds]]
+kind = "login-profile"
+id = "ci"
+[[accounts.groups]]
+name = "robots"
+policies = ["deploy"]
+[[accounts.policies]]
+name = "deploy"
+document = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}'
+[[accounts.roles]]
+name = "admin"
+created = 2024-03-11T08:12:40Z
+path = "/ops/"
+policies = ["deploy"]
+tags = { team = "ops" }
+trust = '''
+{"Version": "2012-10-17", "Statement": [
+  {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::111122223333:user/ci"}, "Action": "sts:AssumeRole"}]}
+'''
+[[accounts.providers]]
+url = "https://oidc.circleci.com/org/x"
+client_ids = ["x"]
+created = 2024-03-11T08:12:40Z
+[[accounts.providers]]
+saml = "okta"
+created = 2024-03-11T08:12:40Z
+[[accounts.events]]
+at = 2026-11-01T09:00:00Z
+name = "AssumeRole"
+service = "sts"
+region = "eu-west-1"
+key = "ci"
+actor = "ci"
+issues = "stolen"
+role = "arn:aws:iam::111122223333:role/ops/admin"
+[[accounts.events]]
+at = 2026-11-01T09:05:00Z
+name = "CreateUser"
+session = "stolen"
+actor = "s"
+user = "backdoor"
+"""
+
+
+def test_a_scenario_can_say_who_may_do_what_and_what_was_done():
+    world = TwinWorld(state_from_text("rights", RIGHTS))
+    aws = world.aws["111122223333"]
+    own = "arn:aws:iam::111122223333:policy/deploy"
+    details = aws.details()
+    (user,), (group,), (role,), (policy,) = details.users, details.groups, details.roles, details.policies
+    assert user.attached == (own, "arn:aws:iam::aws:policy/ReadOnlyAccess")
+    assert [item.name for item in user.inline] == ["read"]
+    assert (user.groups, user.boundary, user.tags) == (("robots",), own, (("team", "platform"),))
+    assert (group.attached, policy.arn) == ((own,), own)
+    assert (role.arn, role.attached, role.tags) == (
+        "arn:aws:iam::111122223333:role/ops/admin",
+        (own,),
+        (("team", "ops"),),
+    )
+    assert [(item.arn.partition(":iam::")[2], item.saml) for item in aws.providers()] == [
+        ("111122223333:oidc-provider/oidc.circleci.com/org/x", False),
+        ("111122223333:saml-provider/okta", True),
+    ]
+    assert [item.kind for item in aws.footholds("ci")] == ["login-profile"]
+    assert [item.service for item in aws.accessed_services(user.arn)] == ["s3", "sts"]
+    assert aws.summary()["RolePolicySizeQuota"] == 20480
+    (key,) = aws.access_keys("ci").keys
+    (assumed,) = aws.trail(TrailKey.ACCESS_KEY_ID, key.id, key.created_at)
+    assert (assumed.name, assumed.role, assumed.region) == ("AssumeRole", role.arn, "eu-west-1")
+    (made,) = aws.trail(TrailKey.ACCESS_KEY_ID, assumed.issued_key_id, key.created_at)
+    assert (made.name, made.resources) == ("CreateUser", ("backdoor",))
+    assert aws.described_users()[0].policies == ("deploy", "ReadOnlyAccess")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"Effect": "Allow", "Action": "s3:*"', '"Effect": "Perhaps", "Action": "s3:*"', "none that AWS would take"),
+        ('policies = ["deploy"]\ntags', 'policies = ["other"]\ntags', "does not describe: other"),
+        ('path = "/ops/"', 'way = "/ops/"', "cannot be read"),
+        ('key = "ci"', 'key = "stranger"', "no account and no stranger has"),
+    ],
+)
+def test_a_scenario_with_a_mistake_in_its_rights_is_refused(old, new, said):
+    assert old in RIGHTS
+    with pytest.raises(UsageError, match=said):
+        state_from_text("rights", RIGHTS.replace(old, new))
