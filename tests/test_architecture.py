@@ -61,6 +61,7 @@ LAYERS: dict[str, set[str]] = {
     "canary": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate"},
+    "managed": {*BASE, "model"},
     # What an inventory is made by, and what is told of one.
     "credential_report": BASE,
     "reading": BASE,
@@ -90,6 +91,7 @@ LAYERS: dict[str, set[str]] = {
         "exposure",
         "inventory",
         "inventory_document",
+        "managed",
         "scope",
         "trust",
         "canary",
