@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from steps.check_access import CheckAccess
 from steps.close_incident import CloseIncident
+from steps.confirm_builds import ConfirmBuilds
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
 from steps.replace_access_keys import ReplaceAccessKeys
+from steps.rotate_checkout_keys import RotateCheckoutKeys
 from steps.update_variables import UpdateVariables
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ PLAYBOOK: tuple[Step, ...] = (
     InventorySecrets(),
     DeactivateExposedKeys(),
     ReplaceAccessKeys(),
+    RotateCheckoutKeys(),
     UpdateVariables(),
+    ConfirmBuilds(),
     CloseIncident(),
 )

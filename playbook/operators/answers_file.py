@@ -32,7 +32,7 @@ LINE_MAX: Final = 4096
 TEXT_MAX: Final = 2000
 _JSON_TEXT: Final = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
 SOURCE: Final = (
-    r"^(?:keep|done-by-hand|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
+    r"^(?:keep|done-by-hand|recreate|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
     rf"|command:\s*\[\s*{_JSON_TEXT}(?:\s*,\s*{_JSON_TEXT})*\s*\])\Z"
 )
 """Where a new value comes from; a command is a JSON array of program and arguments, so no shell is involved."""
@@ -86,11 +86,13 @@ class KeysEntry(Table, frozen=True, kw_only=True):
     reason: Text | None = None
     min_confidence: Literal["confirmed", "strong", "tail-only"] | None = None
     on_lost_secret: Literal["stop", "recreate"] | None = None
+    rerun_failed: bool | None = None
 
 
 class VariableMatch(Table, frozen=True, kw_only=True):
-    """Which stored variables an entry speaks of."""
+    """Which stored variables and other secrets an entry speaks of."""
 
+    kind: Glob | None = None
     name: Glob | None = None
     context: Glob | None = None
     project: Glob | None = None
@@ -163,12 +165,14 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.reason": "a text that is not blank, in quotes",
     "keys.min_confidence": '"confirmed", "strong" or "tail-only"',
     "keys.on_lost_secret": '"stop" or "recreate"',
+    "keys.rerun_failed": "true or false",
     "variables.match": 'a table such as { name = "NPM_TOKEN", context = "deploy" }; {} matches every variable',
+    "variables.match.kind": 'a text in quotes, such as "checkout-key" or "*-token"',
     "variables.match.name": 'a text in quotes, such as "NPM_*"',
     "variables.match.context": 'a text in quotes, such as "deploy"',
     "variables.match.project": 'a text in quotes, such as "gh/acme/*"',
     "variables.value_from": (
-        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "keep", """
+        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "recreate", "keep", """
         'or "prompt" where somebody sits at a terminal'
     ),
     "variables.reason": "a text that is not blank, in quotes",
