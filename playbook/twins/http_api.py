@@ -21,7 +21,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from playbook.errors import CircleCiError, CredentialsError
 from playbook.secret import Secret
-from playbook.twins.circleci import CircleCiTwin, canonical, refusal
+from playbook.twins.circleci import CircleCiTwin
+from playbook.twins.circleci_calls import canonical
+from playbook.twins.refusals import refusal
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from playbook.errors import CircleCiError
 from playbook.ports import MaskedVariable, Organization, Sink, SinkKind
 from playbook.secret import Secret
-from playbook.twins.circleci import PAGE, canonical, names_variable, refusal
+from playbook.twins.circleci import PAGE, names_variable
+from playbook.twins.circleci_calls import canonical
 from playbook.twins.http_api import (
     BAD_BODY,
     Routes,
@@ -25,6 +26,7 @@ from playbook.twins.http_api import (
     page_of,
 )
 from playbook.twins.pipeline import project_sink
+from playbook.twins.refusals import refusal
 from playbook.twins.state import Context, ContextRestriction, StoredOrganization, StoredProject
 
 if TYPE_CHECKING:

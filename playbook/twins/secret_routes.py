@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from playbook.errors import CircleCiError
 from playbook.twins import state as states
-from playbook.twins.circleci import refusal
 from playbook.twins.http_api import (
     BAD_BODY,
     Routes,
@@ -27,6 +26,7 @@ from playbook.twins.http_api import (
     message_reply,
     no_route,
 )
+from playbook.twins.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

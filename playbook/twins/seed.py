@@ -14,7 +14,7 @@ from playbook.errors import ServiceError
 from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
 from playbook.twins import state as states
-from playbook.twins.circleci import canonical
+from playbook.twins.circleci_calls import canonical
 from playbook.twins.iam import PERMISSIONS
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld

@@ -281,6 +281,66 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttl_updated_at: datetime | None = None
 
 
+class Signing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job signs its calls to AWS with: the names of two variables, or a role."""
+
+    id_variable: str = ""
+    secret_variable: str = ""
+    role_arn: str = ""
+
+
+class TestCase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One test case that a job stored."""
+
+    classname: str
+    name: str
+
+
+class RunJob(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One job: what it needs, and what becomes of it once its time is over."""
+
+    id: str
+    name: str
+    number: int | None = None
+    """None for one that never runs."""
+    contexts: tuple[str, ...] = ()
+    """Their names, in the order of the configuration."""
+    signing: Signing | None = None
+    """None for a job that does not use AWS."""
+    tells: bool = False
+    """It stores what it saw as test cases, as our canary does."""
+    status: str = "success"
+    """CircleCI's word for its end; until `stopped_at` it is running."""
+    started_at: datetime | None = None
+    stopped_at: datetime | None = None
+    """None for one that has started: it runs until somebody cancels it."""
+    tests: list[TestCase] = []
+
+
+class RunWorkflow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One workflow; its state is its jobs'."""
+
+    id: str
+    name: str
+    created_at: datetime
+    jobs: list[RunJob] = []
+
+
+class RunPipeline(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One pipeline; its id is the key in the state."""
+
+    id: str
+    project: str
+    """The project's slug."""
+    number: int
+    created_at: datetime
+    branch: str = "main"
+    unversioned: bool = False
+    """Its configuration came with the request, which keeps restricted contexts from it."""
+    errors: tuple[str, ...] = ()
+    workflows: list[RunWorkflow] = []
+
+
 class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A hole that the live world reported."""
 
@@ -305,6 +365,10 @@ class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
     webhooks: list[Webhook] = []
     definitions: list[PipelineDefinition] = []
     claims: Claims | None = None
+    default_branch: str = "main"
+    inline_config: bool | None = False
+    """Whether a pipeline may bring its own configuration, if the organization allows it too; None: nobody says."""
+    forks_receive_secrets: bool = False
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""
 
@@ -319,6 +383,10 @@ class StoredOrganization(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of its projects."""
     runner_classes: list[RunnerClass] = []
     claims: Claims | None = None
+    inline_config: bool | None = False
+    """As a project's; both have to allow it."""
+    running_disabled: bool | None = False
+    """All new work is blocked; None where the live world did not say."""
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""
 
@@ -333,6 +401,7 @@ class CircleCiState(msgspec.Struct, kw_only=True, omit_defaults=True):
     organizations: dict[str, StoredOrganization] = {}
     contexts: dict[str, Context] = {}
     projects: dict[str, StoredProject] = {}
+    pipelines: dict[str, RunPipeline] = {}
     refusals: dict[str, Refusal] = {}
     """By operation and target, such as `variables:gh/acme/api`."""
 

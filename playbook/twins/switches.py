@@ -71,6 +71,14 @@ class Switches:
     """False: `/api/v3/projects` is only a slug resolver and refuses a list."""
     private_pages_loop: bool = False
     """The private project list begins again after its last page."""
+    job_s: float = 20
+    """How long a job runs; what it signs with is decided when it starts, as an environment is."""
+    results_lag_s: float = 2
+    """Until the test cases of a job that has ended can be read."""
+    blocked_status: int = 409
+    """For a pipeline or a rerun while all new work is blocked; no source says which it is."""
+    v3_settings: bool = True
+    """False: the host has no settings of organizations and projects in v3, as Server."""
     retry_after: bool = True
     """A 429 says when to come back."""
     requests_per_s: float | None = None

@@ -9,7 +9,8 @@ from playbook.ports import AccessKey, KeyStatus, Platforms, Sink, SinkKind
 from playbook.secret import Secret
 from playbook.twins import iam, pipeline
 from playbook.twins import state as states
-from playbook.twins.circleci import CircleCiTwin, canonical
+from playbook.twins.circleci import CircleCiTwin
+from playbook.twins.circleci_calls import canonical
 from playbook.twins.faults import Call, Faults
 from playbook.twins.iam import IamTwin
 from playbook.twins.remote import OnCall, Remote

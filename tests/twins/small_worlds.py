@@ -45,7 +45,9 @@ def account(number: str, *users: str, keys: dict[str, str]) -> states.Account:
 
 
 def small_state() -> states.State:
-    organization = states.StoredOrganization(id=ORGANIZATION.id, slug=ORGANIZATION.slug, name=ORGANIZATION.name)
+    organization = states.StoredOrganization(
+        id=ORGANIZATION.id, slug=ORGANIZATION.slug, name=ORGANIZATION.name, inline_config=True
+    )
     return states.State(
         now=START,
         accounts={
@@ -62,7 +64,14 @@ def small_state() -> states.State:
                 for name, variables in {"aws": pair_of(OLD_KEY), "staging": pair_of(OTHER_KEY), "empty": {}}.items()
             },
             projects={
-                slug: states.StoredProject(id=f"id-{slug[-3:]}", slug=slug, organization="gh/acme", variables=variables)
+                slug: states.StoredProject(
+                    id=f"id-{slug[-3:]}",
+                    slug=slug,
+                    organization="gh/acme",
+                    variables=variables,
+                    definitions=[states.PipelineDefinition(id=f"definition-{slug[-3:]}", name="build")],
+                    inline_config=True,
+                )
                 for slug, variables in {"gh/acme/api": pair_of(OLD_KEY), "gh/acme/web": {}}.items()
             },
         ),
