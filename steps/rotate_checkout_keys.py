@@ -26,6 +26,7 @@ from steps.stored_secrets import (
     ConfirmSuccessor,
     RevokeToken,
     SecretPlace,
+    updated_at,
 )
 from steps.update_variables import ObtainValue
 
@@ -94,11 +95,6 @@ class SetWebhookSecret(Action):
             raise ServiceError(f"the writing of {display(self.name)}", code="SecretNotHeld", effect=Effect.NONE)
         world.circleci.set_webhook_secret(self.id, value)
         return {"id": self.id}
-
-
-def updated_at(secret: StoredSecret) -> str:
-    """What proves a write to a webhook."""
-    return secret.updated_at.isoformat() if secret.updated_at is not None else ""
 
 
 class RotateCheckoutKeys(Step):
@@ -238,7 +234,9 @@ def _actions(secret: StoredSecret, answer: str, inventory: Inventory) -> tuple[A
     place = _place(secret, inventory)
     known = tuple(item.id for item in inventory.secrets if item.kind is secret.kind and item.place == secret.place)
     if answer == BY_HANDS:
-        return (ConfirmGone(place=place, id=secret.id, name=secret.name, known=known),)
+        is_webhook = secret.kind is SecretKind.WEBHOOK_SECRET
+        before = updated_at(secret) if is_webhook else ""
+        return (ConfirmGone(place=place, id=secret.id, name=secret.name, known=known, updated_before=before),)
     if secret.kind is SecretKind.CHECKOUT_KEY:
         create = CreateCheckoutKey(place=place, old=secret.id)
         delete = DeleteCheckoutKey(place=place, fingerprint=secret.id, create=create.key, after=(create.key,))

@@ -92,6 +92,11 @@ class SecretPlace:
         return tuple(item for item in secrets if item.kind is self.kind and item.place == self.place)
 
 
+def updated_at(secret: StoredSecret) -> str:
+    """What proves a write to a webhook; no other kind has it."""
+    return secret.updated_at.isoformat() if secret.updated_at is not None else ""
+
+
 def successors(rows: tuple[StoredSecret, ...], name: str, known: tuple[str, ...]) -> list[str]:
     """The ids of what was made under this name since the inventory."""
     return [row.id for row in rows if row.name == name and row.id not in known]
@@ -99,7 +104,7 @@ def successors(rows: tuple[StoredSecret, ...], name: str, known: tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class ConfirmGone(Action):
-    """Somebody replaces a secret by hand; done is that CircleCI shows the old one no more, not what is said."""
+    """Somebody replaces a secret by hand; done is that CircleCI no longer shows the old one, not what is said."""
 
     kind: ClassVar[str] = "circleci:confirm-gone"
     changes: ClassVar[bool] = False
@@ -109,6 +114,8 @@ class ConfirmGone(Action):
     name: str
     known: tuple[str, ...]
     """Every id of the kind in its place when the plan was made."""
+    updated_before: str = ""
+    """Of a webhook, which stays the same one with another secret: its `updated_at` in the inventory."""
 
     @property
     def key(self) -> str:
@@ -126,9 +133,12 @@ class ConfirmGone(Action):
         made = [row.id for row in rows if row.id not in self.known]
         evidence: Evidence = {"id": self.id, "made_since": made}
         # One SSH key may serve several hosts, each a row of its own.
-        if not any(row.id == self.id and row.name == self.name for row in rows):
+        old = next((row for row in rows if (row.id, row.name) == (self.id, self.name)), None)
+        if old is None:
             return Observation(status=Status.PRESENT, evidence=evidence)
-        reason = f"the {self.place.describe(self.name)} is still there: {BY_HAND[self.place.kind]}"
+        if self.updated_before and old.set and updated_at(old) != self.updated_before:
+            return Observation(status=Status.PRESENT, evidence={**evidence, "updated_at": updated_at(old)})
+        reason = f"the {self.place.describe(self.name)} is still the old one: {BY_HAND[self.place.kind]}"
         return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
 
     def apply(self, world: World) -> Evidence:
