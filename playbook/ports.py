@@ -977,6 +977,10 @@ class View(Protocol):
         """The intents so far of the action with this key, oldest first."""
         ...
 
+    def verdict(self, key: str) -> Evidence | None:
+        """The evidence of the action's `Verified`, when that is its last word; a gate passed by hand says so in it."""
+        ...
+
     def looks(self, key: str) -> tuple[Evidence, ...]:
         """The evidence of this process's earlier looks at an action that was pending, oldest first."""
         ...

@@ -87,6 +87,10 @@ class CaseWorld:
         """The intents so far of one action, oldest first."""
         return self._journal.attempts(key)
 
+    def verdict(self, key: str) -> Evidence | None:
+        """The evidence of the action's `Verified`, when that is its last word."""
+        return self._journal.verdict(key)
+
     def looks(self, key: str) -> tuple[Evidence, ...]:
         """The evidence of this process's pending looks at one action."""
         return tuple(self._looks.get(key, ()))

@@ -15,6 +15,7 @@ from playbook.errors import CircleCiError, Effect
 from playbook.model import Strategy
 from playbook.ports import AccessKey, Pipeline, Sink, SinkKind, Workflow, WorkflowStatus, display
 from steps.iam_keys import DeactivateKey, server_time
+from steps.places import projects_of
 from steps.replace_access_keys import CreateAccessKey, StoreKey
 
 if TYPE_CHECKING:
@@ -164,36 +165,14 @@ def find_failed(
 ) -> tuple[tuple[FailedBuild, ...], tuple[str, ...]]:
     """The workflows that failed in a window, newest first, each once; and what could not be read, as sentences."""
     by_project: defaultdict[str, list[Window]] = defaultdict(list)
-    users = _Users(inventory)
+    users = {window.sink: projects_of(inventory, window.sink) for window in windows}
     for window in windows:
-        for slug in users.of(window.sink):
-            by_project[slug].append(window)
+        for project in users[window.sink]:
+            by_project[project.slug].append(window)
     read = view.gather(lambda pair: _of_project(view, *pair), list(by_project.items()))
     failed = [build for builds, _ in read for build in builds]
     doubts = tuple(doubt for _, doubts in read for doubt in doubts)
     return tuple(sorted(failed, key=lambda build: build.workflow.created_at, reverse=True)), doubts
-
-
-class _Users:
-    """Which projects may use a place, as far as CircleCI would allow it."""
-
-    def __init__(self, inventory: Inventory) -> None:
-        living = [project for project in inventory.projects if not project.deleted]
-        self._by_id = {project.id: project.slug for project in living}
-        self._by_organization: defaultdict[str, list[str]] = defaultdict(list)
-        for project in living:
-            self._by_organization[project.organization].append(project.slug)
-        self._restricted: defaultdict[str, list[str]] = defaultdict(list)
-        for stored in inventory.restrictions:
-            if stored.restriction.kind == "project":
-                self._restricted[stored.sink.id].append(stored.restriction.value)
-
-    def of(self, sink: Sink) -> list[str]:
-        if sink.kind is SinkKind.PROJECT:
-            return [sink.id]
-        if sink.id in self._restricted:
-            return [self._by_id[value] for value in self._restricted[sink.id] if value in self._by_id]
-        return self._by_organization[sink.organization]
 
 
 def _of_project(view: View, slug: str, windows: list[Window]) -> tuple[list[FailedBuild], list[str]]:

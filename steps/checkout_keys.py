@@ -97,12 +97,14 @@ class CreateCheckoutKey(Action):
 
     def undo(self, done: Evidence) -> tuple[Action, ...]:
         fingerprint = done.get("fingerprint")
-        return (DeleteCheckoutKey(place=self.place, fingerprint=str(fingerprint)),) if fingerprint else ()
+        if not fingerprint:
+            return ()
+        return (DeleteCheckoutKey(place=self.place, fingerprint=str(fingerprint), beside=self.old),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeleteCheckoutKey(Action):
-    """Remove a checkout key from CircleCI; with `create`, only while the key made in its place is listed."""
+    """Remove a checkout key from CircleCI, only while the one that does its work is listed."""
 
     kind: ClassVar[str] = "circleci:delete-checkout-key"
     destroys: ClassVar[bool] = True
@@ -110,7 +112,9 @@ class DeleteCheckoutKey(Action):
     place: SecretPlace
     fingerprint: str
     create: str = ""
-    """The action that makes its successor; empty for the undoing of a create."""
+    """The action that makes its successor."""
+    beside: str = ""
+    """The undoing of a create: the old key, without which the project could not be checked out any more."""
 
     @property
     def key(self) -> str:
@@ -130,6 +134,11 @@ class DeleteCheckoutKey(Action):
             return Observation(status=Status.PRESENT, evidence=evidence)
         if self.create and len(made_keys(view, self.create, rows)) != 1:
             reason = f"the deploy key in place of {display(self.fingerprint)} is not listed, so the old one stays"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        if self.beside and not any(row.id == self.beside for row in rows):
+            reason = (
+                f"the key {display(self.beside)} is gone already, and nothing could be checked out without this one"
+            )
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         if any(attempt.applied is not None for attempt in view.past(self.key)):
             reason = f"the {self.place.describe(self.fingerprint)} is deleted but still listed"

@@ -45,7 +45,7 @@ Rule = Callable[[Module], Iterator[str]]
 
 BASE = {"secret", "errors", "ports"}
 JOURNAL = {*BASE, "model", "records", "journal"}
-ENGINE = {*JOURNAL, "world", "engine"}
+ENGINE = {*JOURNAL, "world", "lanes", "engine"}
 LAYERS: dict[str, set[str]] = {
     "playbook": set(),
     "secret": set(),
@@ -55,7 +55,8 @@ LAYERS: dict[str, set[str]] = {
     "records": {*BASE, "model"},
     "journal": {*BASE, "model", "records"},
     "world": JOURNAL,
-    "engine": {*JOURNAL, "world"},
+    "lanes": {*JOURNAL, "world"},
+    "engine": {*JOURNAL, "world", "lanes"},
     "correlate": BASE,
     "trust": BASE,
     "canary": BASE,

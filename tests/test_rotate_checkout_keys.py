@@ -20,6 +20,7 @@ from playbook.twins.faults import Faults, parse
 from playbook.twins.world import TwinWorld
 from steps.check_access import CheckAccess
 from steps.inventory_secrets import InventorySecrets
+from steps.put_back import PutBack
 from steps.rotate_checkout_keys import RotateCheckoutKeys
 from steps.stored_secrets import NAMES
 
@@ -160,15 +161,21 @@ def test_what_cannot_be_recreated_is_refused_with_the_reason():
     assert not refused["badge"]
 
 
-def test_an_undoing_takes_the_new_key_away_again():
+def test_an_undo_takes_the_new_key_away_while_the_old_one_is_there():
+    case = played(["deny:delete_checkout_key:1x1"], **{CHECKOUT: recreated})
+    assert case.play(*STEPS).exit_code is not ExitCode.DONE
+    assert len(checkout_keys(case)) == 2
+    assert case.play(PutBack()).exit_code is ExitCode.DONE
+    assert checkout_keys(case) == [OLD]
+
+
+def test_an_undo_leaves_the_only_key_that_there_is():
     case = played(**{CHECKOUT: recreated})
-    case.play(*STEPS)
-    (made,) = [item.evidence for item in case.of(Applied, "circleci:create-checkout-key")]
-    plan = next(plan for plan in case.responder.approved if plan.step == "rotate_checkout_keys")
-    create = plan.actions[0]
-    (undo,) = create.undo(made)
-    assert undo.fingerprint == made["fingerprint"]
-    assert not create.undo({})
+    assert case.play(*STEPS).exit_code is ExitCode.DONE
+    new = checkout_keys(case)
+    outcome = case.play(PutBack())
+    assert any("nothing could be checked out" in trouble.reason for trouble in outcome.troubles)
+    assert checkout_keys(case) == new
 
 
 @pytest.mark.parametrize("fault", ["drop-reply", "drop-request", "server-error", "server-error-applied", "throttle"])

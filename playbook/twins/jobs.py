@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from playbook import canary
 from playbook.twins import pipeline
-from playbook.twins.iam import ID_ALPHABET
+from playbook.twins.iam_keys import ID_ALPHABET
 from playbook.twins.pipeline import Failure
 from playbook.twins.state import TestCase
 

@@ -1,12 +1,14 @@
 """Build a twin of a world by reading it, for a dry run: what the readers show is all that it knows.
 
 Values stay opaque. A read that is refused is refused by the twin too, so that a dry run has the same holes; what was
-left out on purpose (another organization) is refused as well, never shown as empty.
+left out on purpose (another organization) is refused as well, never shown as empty. Roles, policies, identity
+providers and the trail would cost more calls than most rehearsals need: the twin reads them when it is asked for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from playbook.credential_report import last_uses
@@ -15,7 +17,7 @@ from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
 from playbook.twins import state as states
 from playbook.twins.circleci_calls import canonical
-from playbook.twins.iam import PERMISSIONS
+from playbook.twins.iam_calls import NOT_MIRRORED, PERMISSIONS
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld
 
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-NOT_MIRRORED: Final = "NotMirrored"
-"""The code of the twin's refusal to read what was not asked for."""
+LATER: Final = ("details", "providers")
+"""What of an account is read when the twin is first asked for it."""
 QUOTA: Final = "AccessKeysPerUserQuota"
 SKEW_MIN_S: Final = 2.0
 """A smaller difference is the seconds of a `Date` header and the time of the call, not a clock that is wrong."""
@@ -88,14 +90,14 @@ def mirror(
     `kinds` are the kinds of secret to read besides variables; the twin has a hole for each that was left out.
     A rejected credential is raised; everything else that cannot be read becomes a hole of the twin.
     """
-    wanted = sorted({*PERMISSIONS.values(), *actions})
+    wanted = sorted({*chain.from_iterable(PERMISSIONS.values()), *actions})
     state = states.State(now=platforms.clock.now())
     wanted_organizations = {canonical(slug) for slug in organizations}
     state.circleci = _circleci(platforms.circleci, wanted_organizations, frozenset(kinds), gather)
     tails = _tails(state.circleci)
     for account in accounts:
         state.accounts[account] = _account(platforms, account, wanted, tails, gather)
-    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
+    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng, live=platforms.aws)
 
 
 def _try(read: Callable[[], T]) -> T | _Refused:
@@ -122,7 +124,7 @@ def _account(
 ) -> states.Account:
     reader: AwsReader = platforms.aws[account]
     who = reader.identity()
-    made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id())
+    made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id(), unread=list(LATER))
     _permissions(made, reader, actions)
     users = _keep(made.refusals, "users:", _try(reader.users)) or ()
     described = _keep(made.refusals, "described_users:", _try(reader.described_users)) or ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playbook.secret import Secret
+
+T = TypeVar("T")
+Document: TypeAlias = dict[str, Any]
+"""A policy document, as JSON."""
 
 VERSION: Final = 1
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,31 +86,124 @@ class Key(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.changes[-1].status
 
 
+class Version(msgspec.Struct, Generic[T], frozen=True, kw_only=True, omit_defaults=True):
+    """What something of IAM was from a time on; None: it was gone. A list of them is its history, the truth last."""
+
+    at: datetime = ALWAYS
+    value: T | None = None
+
+
+class Foothold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A password, an MFA device, an SSH key, a certificate or a service credential of a user."""
+
+    kind: str
+    id: str
+    created_at: datetime | None = None
+
+
+class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be changed of a user besides its keys."""
+
+    tags: dict[str, str] = {}
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+    """The ARNs of managed policies."""
+
+
 class IamUser(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One IAM user."""
+    """One IAM user as it was at first; `Account.rights` has what became of its tags and policies."""
 
     name: str
     arn: str
     created_at: datetime | None = None
     tags: dict[str, str] = {}
     policies: tuple[str, ...] = ()
+    """The names of attached managed policies: of one of the account where it has one of the name, else of AWS."""
     inline_policies: tuple[str, ...] = ()
+    """Names; `inline` has the documents of those whose documents are known."""
+    inline: dict[str, Document] = {}
     groups: tuple[str, ...] = ()
     boundary: str = ""
     reach: tuple[str, ...] = ()
-    """What the policies allow, in the words of `ports.User`: the policies themselves are not kept."""
+    """What the policies allow, in the words of `ports.User`, for it is not worked out here."""
     password_last_used_at: datetime | None = None
+    footholds: tuple[Foothold, ...] = ()
+
+
+class IamGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One IAM group; its members name it."""
+
+    name: str
+    arn: str
+    created_at: datetime | None = None
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+
+
+class IamRole(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One IAM role."""
+
+    name: str
+    arn: str
+    trust: Document
+    path: str = "/"
+    created_at: datetime | None = None
+    max_session_s: int = 3600
+    description: str = ""
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+    boundary: str = ""
+    tags: dict[str, str] = {}
+
+
+class ManagedPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One managed policy in its default version."""
+
+    name: str
+    arn: str
+    document: Document
+    changed_at: datetime | None = None
+    tags: dict[str, str] = {}
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One identity provider, of OIDC unless `saml`."""
+
+    arn: str
+    url: str = ""
+    """Without `https://`."""
+    client_ids: tuple[str, ...] = ()
+    thumbprints: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    tags: dict[str, str] = {}
+    saml: bool = False
 
 
 class TrailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One `CreateAccessKey` event of CloudTrail."""
+    """One management event of CloudTrail; as it stands by default, the making of an access key."""
 
     id: str
     at: datetime
-    user: str
-    key_id: str
-    user_agent: str
+    user: str = ""
+    """The user it was done to."""
+    key_id: str = ""
+    """The access key it made."""
+    user_agent: str = ""
     source_address: str = ""
+    name: str = "CreateAccessKey"
+    service: str = "iam"
+    region: str = "us-east-1"
+    signer: str = ""
+    """The key that signed it: AKIA or ASIA."""
+    actor: str = ""
+    """The name of the user or session that signed it."""
+    error_code: str = ""
+    issued_key_id: str = ""
+    """The ASIA key it handed out."""
+    role: str = ""
+    """The ARN of the role it assumed."""
+    resources: tuple[str, ...] = ()
+    """What else it acted on."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,10 +222,22 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The access key that signs the operator's calls; empty for a role session."""
     users: dict[str, IamUser] = {}
     keys: dict[str, Key] = {}
+    rights: dict[str, list[Version[Rights]]] = {}
+    """By user, once something of them was written; `IamUser` has what was there at first."""
+    groups: dict[str, IamGroup] = {}
+    roles: dict[str, list[Version[IamRole]]] = {}
+    """By name."""
+    policies: dict[str, list[Version[ManagedPolicy]]] = {}
+    """By ARN; AWS's own among them, where something uses them."""
+    providers: dict[str, list[Version[Provider]]] = {}
+    """By ARN."""
+    accessed: dict[str, dict[str, datetime | None]] = {}
+    """By the ARN of a user or role and by service: what was tried before this world began."""
     trail: list[TrailEvent] = []
     quota: int = 2
     """Access keys a user may have, active or not."""
     summary: dict[str, int] = {}
+    """What `iam:GetAccountSummary` says, where it differs from AWS's defaults."""
     denied: list[str] = []
     """IAM actions that the operator may not use: they are refused."""
     simulated: dict[str, bool] = {}
@@ -140,6 +249,8 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How far AWS's time is ahead of the local clock."""
     refusals: dict[str, Refusal] = {}
     """By operation and target, such as `access_keys:ci-deploy`."""
+    unread: list[str] = []
+    """Of a mirrored account: `details` and `providers`, until they are asked for."""
 
 
 # --- CircleCI -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,14 @@ class Switches:
     """Until a list shows a new key, and until it stops showing a deleted one."""
     status_lag_s: float = 0
     """Until a list shows a changed status."""
+    rights_lag_s: float = 2
+    """Until a read shows a role, policy, provider or tag that was written or removed."""
+    policy_lag_s: float = 4
+    """Until a policy that was written or removed decides about requests (facts/aws 6)."""
+    service_lag_s: float = 6
+    """Until a service other than STS accepts a new key: each learns of it by itself (facts/aws 5)."""
+    accessed_lag_s: float = 4 * 3600
+    """Until the services a principal tried to use are told of (facts/aws 9)."""
     trail_lag_s: float = 120
     """Until CloudTrail delivers an event."""
     trail_denied: bool = False

@@ -19,7 +19,17 @@ OLD_KEY = "AKIAOLDKEYOLDKEYOLD2"
 OTHER_KEY = "AKIAOTHEROTHEROTHER3"
 PAIR = (ID_VARIABLE, SECRET_VARIABLE)
 ORGANIZATION = Organization(id="org-1", slug="gh/acme", name="acme")
-NO_LAG = Switches(sts_lag_s=0, off_lag_s=0, list_lag_s=0, tail_lag_s=0, trail_lag_s=0)
+NO_LAG = Switches(
+    sts_lag_s=0,
+    off_lag_s=0,
+    list_lag_s=0,
+    tail_lag_s=0,
+    trail_lag_s=0,
+    rights_lag_s=0,
+    policy_lag_s=0,
+    service_lag_s=0,
+    accessed_lag_s=0,
+)
 
 
 def pair_of(key_id: str) -> dict[str, Variable]:
