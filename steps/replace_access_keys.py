@@ -507,7 +507,10 @@ def _replacement(
 def _switch_off(
     decisions: Decisions, item: KeyDecision, pairs: tuple[Pair, ...], planned: Planned, seen: Canaries
 ) -> list[Action]:
-    """The gates before the old key goes off, and its going off; after a containment it is off already."""
+    """The gates before the old key goes off, and its going off; after a containment it is off already.
+
+    They are all on the user's lane, so each waits for the one before.
+    """
     key, credential = item.key, item.credential
     stored = tuple(store for _, store in planned.stores)
     canaried = tuple(canary.key for canary in seen.actions)
@@ -521,13 +524,7 @@ def _switch_off(
         after=stored,
     )
     switched = ConfirmSwitched(
-        account=key.account,
-        user=key.user,
-        old_key_id=key.id,
-        pairs=pairs,
-        mint=planned.mint,
-        credential=credential,
-        after=(*stored, *canaried, drain.key),
+        account=key.account, user=key.user, old_key_id=key.id, credential=credential, after=canaried
     )
     silence = ConfirmSilence(
         account=key.account,
@@ -535,7 +532,6 @@ def _switch_off(
         old_key_id=key.id,
         severity=decisions.severity,
         credential=credential,
-        after=(switched.key,),
     )
     off = DeactivateKey(
         account=key.account,
@@ -544,6 +540,6 @@ def _switch_off(
         pairs=pairs,
         mint=planned.mint,
         credential=credential,
-        after=(*stored, *canaried, silence.key),
+        after=stored,
     )
     return [drain, switched, silence, off]

@@ -88,6 +88,9 @@ class TakeLease(LeaseAction):
                 reason = "another responder may have written the lease at the same moment"
                 return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=left)
             return Observation(status=Status.PRESENT, evidence=evidence)
+        if past and past[-1].applied is not None and tag == str(past[-1].basis.get("lease", "")):
+            reason = f"the tag on {display(self.user)} is written but not shown yet"
+            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="sink")
         if tag and since is not None and listing.server_time < since + STALE:
             reason = f"case {display(case)} works on {display(self.user)} since {since.isoformat()}; ask who that is"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
@@ -121,6 +124,9 @@ class ReleaseLease(LeaseAction):
             return tag
         taken = view.past(f"{TakeLease.kind}:{self.lane}")
         ours = bool(tag) and bool(taken) and holder(tag)[0] == taken[-1].tag.partition(".")[0]
+        if ours and any(attempt.applied is not None for attempt in view.past(self.key)):
+            reason = f"the tag on {display(self.user)} is removed but still shown"
+            return Observation(status=Status.PENDING, reason=reason, wait="sink", otherwise=Status.ABSENT)
         return Observation(status=Status.ABSENT if ours else Status.PRESENT, evidence={"lease": tag})
 
     def apply(self, world: World) -> Evidence:
