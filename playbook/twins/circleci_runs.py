@@ -116,6 +116,15 @@ class RunCalls(CircleCiCalls):
 
         return self.call("run_inline", project.slug, effect, write=True)
 
+    def run_repository_config(self, project: Project, branch: str) -> Pipeline:
+        """Start a pipeline with the repository's own configuration, as a host does that drops ours."""
+
+        def effect() -> Pipeline:
+            found = self.living_project("run_inline", project.slug, project.id)
+            return runs.pipeline_seen(runs.start_own(self.world, found, branch))
+
+        return self.call("run_inline", project.slug, effect, write=True)
+
     def rerun_workflow(self, workflow_id: str, *, from_failed: bool) -> str:
         """Run a workflow again, with the environment as it is now."""
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from playbook.ports import Job, Pipeline, StoredTest, Workflow, WorkflowStatus
-from playbook.twins.inline_config import ConfigError, read_config
+from playbook.twins.inline_config import ConfigError, PlannedJob, read_config
 from playbook.twins.jobs import FAILED, SUCCESS, UNAUTHORIZED, Run, carry_out
 from playbook.twins.refusals import inline_config_forbidden, refusal
 from playbook.twins.state import RunJob, RunPipeline, RunWorkflow
@@ -18,14 +18,14 @@ from playbook.twins.state import RunJob, RunPipeline, RunWorkflow
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from playbook.twins.inline_config import PlannedJob
     from playbook.twins.remote import Remote
     from playbook.twins.state import StoredProject
 
 RUNNING: Final = "running"
 ON_HOLD: Final = "on_hold"
 CANCELED: Final = "canceled"
-NOT_RUN: Final = "not_run"
+OWN_WORKFLOW: Final = "build"
+"""What the workflow and the job of the repository's own configuration are called."""
 
 
 # --- What is seen ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def start_inline(world: Remote, project: StoredProject, definition_id: str, bran
     if allows_inline(world, project) is False:
         raise inline_config_forbidden("run_inline")
     _require_running(world, "run_inline", project)
-    made = _new_pipeline(world, project, branch)
+    made = _new_pipeline(world, project, branch, unversioned=True)
     try:
         planned = read_config(config)
     except ConfigError as error:
@@ -147,6 +147,14 @@ def start_inline(world: Remote, project: StoredProject, definition_id: str, bran
     for item in planned:
         jobs = [_new_job(world, job) for job in item.jobs]
         _start(world, project, made, item.name, jobs)
+    return made
+
+
+def start_own(world: Remote, project: StoredProject, branch: str) -> RunPipeline:
+    """Start a pipeline with the repository's own configuration, of which the twin knows nothing but that it runs."""
+    _require_running(world, "run_inline", project)
+    made = _new_pipeline(world, project, branch, unversioned=False)
+    _start(world, project, made, OWN_WORKFLOW, [_new_job(world, PlannedJob(name=OWN_WORKFLOW))])
     return made
 
 
@@ -191,7 +199,7 @@ def _require_running(world: Remote, operation: str, project: StoredProject) -> N
         raise refusal(operation, world.switches.blocked_status)
 
 
-def _new_pipeline(world: Remote, project: StoredProject, branch: str) -> RunPipeline:
+def _new_pipeline(world: Remote, project: StoredProject, branch: str, *, unversioned: bool) -> RunPipeline:
     pipelines = world.state.circleci.pipelines
     number = 1 + max((item.number for item in pipelines.values() if item.project == project.slug), default=0)
     made = RunPipeline(
@@ -200,7 +208,7 @@ def _new_pipeline(world: Remote, project: StoredProject, branch: str) -> RunPipe
         number=number,
         created_at=world.clock.now(),
         branch=branch,
-        unversioned=True,
+        unversioned=unversioned,
     )
     pipelines[made.id] = made
     return made

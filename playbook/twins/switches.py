@@ -87,6 +87,9 @@ class Switches:
     """For a pipeline or a rerun while all new work is blocked; no source says which it is."""
     v3_settings: bool = True
     """False: the host has no settings of organizations and projects in v3, as Server."""
+    run_takes_content: bool = False
+    """Over HTTP, for a project that is not standalone: False, `pipeline/run` drops a configuration that comes with the
+    request without a word and runs the repository's; the older `pipeline` takes it."""
     retry_after: bool = True
     """A 429 says when to come back."""
     requests_per_s: float | None = None
