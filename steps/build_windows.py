@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from playbook import canary
 from playbook.errors import CircleCiError, Effect
 from playbook.model import Strategy
 from playbook.ports import AccessKey, Pipeline, Sink, SinkKind, Workflow, WorkflowStatus, display
@@ -193,7 +194,8 @@ def _of_pipeline(view: View, pipeline: Pipeline, windows: list[Window]) -> list[
     workflows = view.circleci.workflows(pipeline.id)
     found = []
     for workflow in workflows:
-        if workflow.status not in FAILED or newer_runs(workflow, workflows):
+        # Our own canary says by itself what it saw, and is no build of theirs.
+        if workflow.status not in FAILED or workflow.name == canary.WORKFLOW or newer_runs(workflow, workflows):
             continue
         hit = [window for window in windows if window.overlaps(workflow.created_at, workflow.stopped_at)]
         if hit and (window := _hit_by_a_job(view, workflow, hit)) is not None:

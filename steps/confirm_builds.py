@@ -133,7 +133,7 @@ class ConfirmBuilds(Step):
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Plan the lifting of our block and the reruns that somebody wants; say what could not sign, and how long."""
         decisions = decide_keys(view, case, ask)
-        lifts, findings = _lift_blocks(view, case, decisions.inventory)
+        lifts, findings = _lift_blocks(view, decisions.inventory)
         replaced = [item for item in decisions.keys if item.strategy in REPLACING]
         windows = find_windows(view, replaced)
         findings += _about_gaps(windows)
@@ -152,12 +152,14 @@ class ConfirmBuilds(Step):
         return Plan(step=self.id, actions=(*lifts, *reruns), findings=tuple(findings))
 
 
-def _lift_blocks(view: View, case: Case, inventory: Inventory) -> tuple[list[AllowNewWork], list[Finding]]:
+def _lift_blocks(view: View, inventory: Inventory) -> tuple[list[AllowNewWork], list[Finding]]:
     """Lift what this case blocked; a block that somebody else set is theirs."""
     lifts: list[AllowNewWork] = []
     findings: list[Finding] = []
     for organization in inventory.organizations:
-        ours = f"{BLOCK_NEW_WORK}:{organization.id}" in case.verified
+        # Blocked already when this case wanted it means that somebody else did it.
+        tried = view.past(f"{BLOCK_NEW_WORK}:{organization.slug}")
+        ours = any(attempt.failed != Effect.NONE for attempt in tried)
         blocked = _is_blocked(view, organization)
         slug = display(organization.slug)
         if ours and blocked:

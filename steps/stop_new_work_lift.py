@@ -24,11 +24,11 @@ class AllowNewWork(Action):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.organization.id}"
+        return f"{self.kind}:{self.organization.slug}"
 
     @property
     def lane(self) -> str:
-        return f"circleci:new-work/{self.organization.id}"
+        return f"circleci:organization/{self.organization.slug}"
 
     def describe(self) -> str:
         return f"allow new work in {display(self.organization.slug)} again"
@@ -50,4 +50,4 @@ class AllowNewWork(Action):
 
     def apply(self, world: World) -> Evidence:
         world.circleci.set_running_disabled(self.organization, disabled=False)
-        return {"organization": self.organization.id}
+        return {"running_disabled": False}

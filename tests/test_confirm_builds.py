@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
 from played import Played, Responder, Shadowed
 from two_users import ACCOUNT, OLD, PAIR, START, two_users
 
+from playbook import canary
 from playbook.errors import ExitCode
-from playbook.model import Observation, Phase, Plan, Status, Step
+from playbook.model import Action, Observation, Phase, Plan, Status, Step
 from playbook.ports import Organization, WorkflowStatus
 from playbook.records import Applied, Intended, Skipped
 from playbook.twins import state as states
@@ -24,7 +25,6 @@ from steps.confirm_builds import BLOCK_NEW_WORK, ConfirmBuilds
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
 from steps.replace_access_keys import ReplaceAccessKeys
-from steps.stop_new_work_lift import AllowNewWork
 
 ACME = Organization(id="org-1", slug="gh/acme", name="acme")
 BEFORE = (CheckAccess(), InventorySecrets(), DeactivateExposedKeys(), ReplaceAccessKeys())
@@ -33,28 +33,43 @@ RERUN = "keys.rerun_failed"
 WRITE_S = 2.0
 
 
-class Blocked(Step):
-    """Stands in for the step that blocked new work: its action is verified in the journal."""
+@dataclass(frozen=True, kw_only=True)
+class BlockForTest(Action):
+    """What the step that contains leaves in the journal: new work blocked by this case, or found blocked already."""
 
-    id = "blocked"
-    title = "Blocked"
+    kind = BLOCK_NEW_WORK
+
+    organization: Organization
+
+    @property
+    def key(self):
+        return f"{self.kind}:{self.organization.slug}"
+
+    @property
+    def lane(self):
+        return f"circleci:organization/{self.organization.slug}"
+
+    def describe(self):
+        return "block"
+
+    def observe(self, view):
+        blocked = view.circleci.running_disabled(self.organization)
+        return Observation(status=Status.PRESENT if blocked else Status.ABSENT)
+
+    def apply(self, world):
+        world.circleci.set_running_disabled(self.organization, disabled=True)
+        return {}
+
+
+class Blocking(Step):
+    """Stands in for the step that blocks new work."""
+
+    id = "blocking"
+    title = "Blocking"
     phase = Phase.CONTAINMENT
 
     def plan(self, view, case, ask):
-        return Plan(step=self.id, actions=(BlockedBefore(),))
-
-
-class BlockedBefore(AllowNewWork):
-    """An action with the key of the block, seen as done."""
-
-    kind = BLOCK_NEW_WORK
-    changes = False
-
-    def __init__(self):
-        super().__init__(organization=ACME)
-
-    def observe(self, view):
-        return Observation(status=Status.PRESENT)
+        return Plan(step=self.id, actions=(BlockForTest(organization=ACME),))
 
 
 def played(*, strategy="replace", faults=(), waits=None, restrict=(), **answers):
@@ -163,6 +178,7 @@ def test_a_build_that_failed_in_the_gap_is_listed_and_left_by_default():
     [
         ({"status": "success"}, False),
         ({"status": "canceled"}, False),
+        ({"name": canary.WORKFLOW}, False),
         ({"slug": "gh/acme/web"}, True),
         ({"status": "failed"}, True),
         ({"status": "timedout"}, True),
@@ -353,9 +369,7 @@ def test_a_rerun_on_hold_says_that_it_waits_for_an_approval():
 # --- The block ------------------------------------------------------------------------------------------------------
 
 
-def blocked(case, *, by_us=True):
-    case.world.state.circleci.organizations["gh/acme"].running_disabled = True
-    return (Blocked(), *STEPS) if by_us else STEPS
+BLOCKED = (Blocking(), *STEPS)
 
 
 def is_blocked(case):
@@ -364,32 +378,48 @@ def is_blocked(case):
 
 def test_our_block_is_lifted_before_anything_runs_again():
     case = played(keys__rerun_failed=True)
-    steps = blocked(case)
-    assert case.play(*steps, platforms=between_the_halves(case, failed_in_the_gap(case))).exit_code is ExitCode.DONE
+    outcome = case.play(*BLOCKED, platforms=between_the_halves(case, failed_in_the_gap(case)))
+    assert outcome.exit_code is ExitCode.DONE
     assert is_blocked(case) is False
     order = [item.key.split(":")[1] for item in case.of(Applied, "circleci:") if "work" in item.key.split(":")[1]]
     assert order == ["allow-new-work", "rerun-workflow"]
 
 
-def test_a_block_that_is_not_ours_stays():
+@pytest.mark.parametrize("steps", [STEPS, BLOCKED])
+def test_a_block_that_is_not_ours_stays(steps):
     case = played()
-    assert case.play(*blocked(case, by_us=False)).exit_code is ExitCode.DONE
+    case.world.state.circleci.organizations["gh/acme"].running_disabled = True
+    assert case.play(*steps).exit_code is ExitCode.DONE
     assert is_blocked(case) is True
     assert "is blocked, not by this case" in findings(case)
 
 
+class Between(ReplaceAccessKeys):
+    """Something happens while the keys are being replaced."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def plan(self, view, case, ask):
+        self.act()
+        return super().plan(view, case, ask)
+
+
+def with_block(act):
+    return (Blocking(), *BEFORE[:-1], Between(act), ConfirmBuilds())
+
+
 def test_a_block_that_somebody_lifted_needs_nothing():
     case = played()
-    steps = blocked(case)
-    case.world.state.circleci.organizations["gh/acme"].running_disabled = False
-    assert case.play(*steps).exit_code is ExitCode.DONE
+    owner = case.world.state.circleci.organizations["gh/acme"]
+    assert case.play(*with_block(lambda: setattr(owner, "running_disabled", False))).exit_code is ExitCode.DONE
     assert not case.of(Intended, "circleci:allow-new-work")
 
 
-def test_a_host_that_does_not_say_leaves_the_lifting_to_hands_aloud():
+def test_a_host_that_no_longer_says_leaves_the_lifting_to_hands_aloud():
     case = played()
-    steps = blocked(case)
-    case.world.state.circleci.refusals["running_disabled:gh/acme"] = states.Refusal(code="HTTP403", status=403)
+    refusal = states.Refusal(code="HTTP403", status=403)
+    steps = with_block(lambda: case.world.state.circleci.refusals.update({"running_disabled:gh/acme": refusal}))
     assert case.play(*steps).exit_code is ExitCode.DONE
     assert is_blocked(case) is True
     assert "whether it still is cannot be read: in CircleCI, Organization Settings" in findings(case)
@@ -397,14 +427,14 @@ def test_a_host_that_does_not_say_leaves_the_lifting_to_hands_aloud():
 
 @pytest.mark.parametrize("fault", ["drop-reply", "drop-request", "server-error-applied", "throttle"])
 def test_the_lifting_survives_a_lost_reply(fault):
-    case = played(faults=[f"{fault}:set_running_disabled"])
-    assert case.play(*blocked(case)).exit_code is ExitCode.DONE
+    case = played(faults=[f"{fault}:set_running_disabled:2"])
+    assert case.play(*BLOCKED).exit_code is ExitCode.DONE
     assert is_blocked(case) is False
 
 
 def test_nothing_is_lifted_while_something_before_it_waits():
     case = played(faults=["deny:put_variable:1x99"])
-    outcome = case.play(*blocked(case))
+    outcome = case.play(*BLOCKED)
     assert "confirm_builds" in outcome.unfinished
     assert is_blocked(case) is True
 
@@ -415,11 +445,10 @@ def test_nothing_is_lifted_while_something_before_it_waits():
 def kill_case():
     """A rotation that is done, with a failed build in its gap and a block: what is left is this step."""
     case = played(keys__rerun_failed=True)
-    case.world.state.circleci.organizations["gh/acme"].running_disabled = True
     act = failed_in_the_gap(case)
-    outcome = case.play(Blocked(), *BEFORE, platforms=between_the_halves(case, act))
+    outcome = case.play(Blocking(), *BEFORE, platforms=between_the_halves(case, act))
     assert outcome.exit_code is ExitCode.DONE
-    return case, (Blocked(), *STEPS)
+    return case, BLOCKED
 
 
 def test_killed_at_every_instant_the_block_is_lifted_and_the_build_ran_again_once():
