@@ -382,7 +382,7 @@ def test_our_block_is_lifted_before_anything_runs_again():
     assert outcome.exit_code is ExitCode.DONE
     assert is_blocked(case) is False
     order = [item.key.split(":")[1] for item in case.of(Applied, "circleci:") if "work" in item.key.split(":")[1]]
-    assert order == ["allow-new-work", "rerun-workflow"]
+    assert order == ["block-new-work", "allow-new-work", "rerun-workflow"]
 
 
 @pytest.mark.parametrize("steps", [STEPS, BLOCKED])
