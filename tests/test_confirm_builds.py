@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import uuid
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -11,12 +13,15 @@ from played import Played, Responder, Shadowed
 from two_users import ACCOUNT, OLD, PAIR, START, two_users
 
 from playbook import canary
+from playbook.clients.circleci import CircleCiClient
 from playbook.errors import ExitCode
 from playbook.model import Action, Observation, Phase, Plan, Status, Step
 from playbook.ports import Organization, WorkflowStatus
 from playbook.records import Applied, Intended, Skipped
+from playbook.secret import Secret
 from playbook.twins import state as states
 from playbook.twins.faults import Faults, parse
+from playbook.twins.server import CircleCiServer
 from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing
 from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
@@ -89,10 +94,17 @@ def played(*, strategy="replace", faults=(), waits=None, restrict=(), **answers)
     return Played(world, Responder(keys__strategy=strategy, **answers), waits=waits)
 
 
+def number_of(*parts):
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(map(str, parts))))
+
+
+FIRST = number_of("workflow", "gh/acme/api", 1)
+
+
 def build(case, slug="gh/acme/api", *, began, ended, context="deploy", status="failed", number=1, name="deploy-it"):
     """A build that somebody started; it signs with a context's pair."""
     job = RunJob(
-        id=f"job-{slug}-{number}",
+        id=number_of("job", slug, number),
         name="ship",
         number=number,
         contexts=(context,),
@@ -101,9 +113,9 @@ def build(case, slug="gh/acme/api", *, began, ended, context="deploy", status="f
         started_at=began,
         stopped_at=ended,
     )
-    workflow = RunWorkflow(id=f"wf-{slug}-{number}", name=name, created_at=began, jobs=[job])
+    workflow = RunWorkflow(id=number_of("workflow", slug, number), name=name, created_at=began, jobs=[job])
     pipeline = RunPipeline(
-        id=f"pipe-{slug}-{number}", project=slug, number=number, created_at=began, workflows=[workflow]
+        id=number_of("pipeline", slug, number), project=slug, number=number, created_at=began, workflows=[workflow]
     )
     case.world.state.circleci.pipelines[pipeline.id] = pipeline
     return workflow
@@ -164,8 +176,8 @@ def test_a_build_that_failed_in_the_gap_is_listed_and_left_by_default():
     case = played()
     outcome = case.play(*STEPS, platforms=between_the_halves(case, failed_in_the_gap(case)))
     assert outcome.exit_code is ExitCode.DONE
-    assert [item for item in case.responder.asked if item.startswith(RERUN)] == [f"{RERUN}:wf-gh/acme/api-1"]
-    question = case.responder.asked[f"{RERUN}:wf-gh/acme/api-1"]
+    assert [item for item in case.responder.asked if item.startswith(RERUN)] == [f"{RERUN}:{FIRST}"]
+    question = case.responder.asked[f"{RERUN}:{FIRST}"]
     assert question.default is False
     assert question.subject == {"user": "ci-deploy", "account": ACCOUNT, "id": OLD["ci-deploy"]}
     assert "deploy-it of gh/acme/api failed while it could not use context deploy" in findings(case)
@@ -260,7 +272,7 @@ def test_what_failed_while_the_old_key_was_off_is_offered_too():
 
     outcome = case.play(*BEFORE[:3], Slowly(), ConfirmBuilds())
     assert outcome.exit_code is ExitCode.DONE
-    question = case.responder.asked[f"{RERUN}:wf-gh/acme/api-1"]
+    question = case.responder.asked[f"{RERUN}:{FIRST}"]
     assert question.detail["why"] == "deploy: its old key was off already"
     (pipeline,) = reruns(case)
     assert case.world.circleci.workflows(pipeline.id)[0].status is WorkflowStatus.SUCCESS
@@ -323,7 +335,7 @@ def test_a_rerun_that_somebody_began_is_watched_and_not_doubled():
 
     def answer(question):
         if question.id.startswith(RERUN):
-            case.world.circleci.rerun_workflow("wf-gh/acme/api-1", from_failed=True)
+            case.world.circleci.rerun_workflow(FIRST, from_failed=True)
         return asked(question)
 
     case.responder.answer = answer
@@ -338,7 +350,7 @@ def test_what_was_run_again_before_we_look_is_not_offered():
 
     class Later(ConfirmBuilds):
         def plan(self, view, the_case, ask):
-            case.world.circleci.rerun_workflow("wf-gh/acme/api-1", from_failed=True)
+            case.world.circleci.rerun_workflow(FIRST, from_failed=True)
             return super().plan(view, the_case, ask)
 
     platforms = between_the_halves(case, failed_in_the_gap(case))
@@ -465,3 +477,47 @@ def test_killed_at_every_instant_the_block_is_lifted_and_the_build_ran_again_onc
         assert len(pipeline.workflows) == 2, instant
         assert not case.of(Skipped)
     print(f"{instants} instants, each with a kill and a resume")
+
+
+# --- Through the real client ----------------------------------------------------------------------------------------
+
+
+def test_the_real_client_lifts_and_runs_again_over_http():
+    case, steps = kill_case()
+    with CircleCiServer(case.world, Secret("the-token")) as server:
+        client = CircleCiClient(host=server.url, token=Secret("the-token"))
+        with client:
+            outcome = case.play(*steps, platforms=replace(case.world.platforms(), circleci=client))
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    assert is_blocked(case) is False
+    assert len(reruns(case)[0].workflows) == 2
+    assert f"at most {WRITE_S:.1f} s, by CircleCI's clock" in findings(case)
+
+
+# --- Random histories -----------------------------------------------------------------------------------------------
+
+FAULTS = ("drop-reply", "drop-request", "server-error", "server-error-applied", "throttle", "deny")
+WRITES = ("rerun_workflow", "set_running_disabled")
+HISTORIES = 100
+
+
+def test_random_kills_and_faults_never_run_a_build_again_twice():
+    declared = Counter()
+    for seed in range(HISTORIES):
+        chance = random.Random(seed)
+        case, steps = kill_case()
+        count = chance.randint(1, 3)
+        faults = [f"{chance.choice(FAULTS)}:{chance.choice(WRITES)}:{chance.randint(1, 2)}" for _ in range(count)]
+        case.world.faults = Faults([parse(text) for text in faults])
+        for _ in range(chance.randint(1, 3)):
+            case.play(*steps, kill_at=chance.randint(1, 60))
+        outcome = None
+        for _ in range(6):
+            outcome = case.play(*steps)
+            if outcome.exit_code is ExitCode.DONE:
+                break
+        assert outcome.exit_code is ExitCode.DONE, (seed, faults, outcome.troubles)
+        assert is_blocked(case) is False, (seed, faults)
+        assert len(reruns(case)[0].workflows) == 2, (seed, faults)
+        declared[len(case.of(Intended, "circleci:rerun-workflow"))] += 1
+    print(f"{HISTORIES} histories (seeds 0 to {HISTORIES - 1}); how often a rerun was declared: {dict(declared)}")
