@@ -138,7 +138,8 @@ class RotateCheckoutKeys(Step):
 def secret_subject(secret: StoredSecret) -> dict[str, str]:
     """What `[[variables]]` is matched with."""
     place = {"project": secret.place} if secret.place_kind == "project" else {}
-    return {"kind": secret.kind.value, "name": secret.name, **place}
+    detail = {"detail": secret.detail} if secret.detail else {}
+    return {"kind": secret.kind.value, **detail, "name": secret.name, **place}
 
 
 def _question(secret: StoredSecret, inventory: Inventory, severity: Severity) -> Question[str]:

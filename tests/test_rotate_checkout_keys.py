@@ -27,6 +27,7 @@ from steps.inventory_secrets import InventorySecrets
 from steps.put_back import PutBack
 from steps.rotate_checkout_keys import RotateCheckoutKeys
 from steps.stored_secrets import NAMES
+from steps.update_variables import UpdateVariables
 
 ACCOUNT = "111122223333"
 API = "gh/acme/api"
@@ -487,6 +488,33 @@ def test_an_answer_that_cannot_be_carried_out_is_refused_before_anything_is_chan
     with pytest.raises(UsageError, match="cannot be answered like that"):
         case.play(*STEPS)
     assert checkout_keys(case) == [OLD]
+
+
+def test_an_entry_may_speak_of_deploy_keys_alone():
+    text = FILE.replace('name = "%s"', 'detail = "deploy-*"')
+    case = Played(world_of(), Script(text, yes=True))
+    assert case.play(*STEPS).exit_code is ExitCode.DONE
+    assert checkout_keys(case) != [OLD]
+    assert checkout_keys(case, "github-user-key") == [USER_KEY]
+
+
+def test_recreate_is_no_answer_about_a_variable():
+    text = """
+[incident]
+severity = "exposed"
+[circleci]
+organizations = ["gh/acme"]
+[[variables]]
+match = { kind = "*" }
+value_from = "keep"
+[[variables]]
+match = {}
+value_from = "recreate"
+"""
+    case = Played(world_of(), Script(text, yes=True))
+    with pytest.raises(UsageError, match="CircleCI makes no new value of a variable"):
+        case.play(*STEPS, UpdateVariables())
+    assert not case.of(Intended)
 
 
 def test_what_was_answered_by_hand_is_printed_as_a_file_that_gives_the_same_answers():

@@ -96,6 +96,7 @@ class VariableMatch(Table, frozen=True, kw_only=True):
     """Which stored variables and other secrets an entry speaks of."""
 
     kind: Glob | None = None
+    detail: Glob | None = None
     name: Glob | None = None
     context: Glob | None = None
     project: Glob | None = None
@@ -174,6 +175,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.rerun_failed": "true or false",
     "variables.match": 'a table such as { name = "NPM_TOKEN", context = "deploy" }; {} matches every variable',
     "variables.match.kind": 'a text in quotes, such as "checkout-key" or "*-token"',
+    "variables.match.detail": 'a text in quotes, such as "deploy-key"',
     "variables.match.name": 'a text in quotes, such as "NPM_*"',
     "variables.match.context": 'a text in quotes, such as "deploy"',
     "variables.match.project": 'a text in quotes, such as "gh/acme/*"',
