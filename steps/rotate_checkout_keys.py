@@ -118,12 +118,15 @@ class RotateCheckoutKeys(Step):
         del view
         severity = ask_severity(ask)
         inventory = Inventory.from_lines(case.inventory)
-        secrets = [item for item in inventory.secrets if item.kind in NAMES and item.set]
-        answers = ask.all([_question(item, inventory, severity) for item in secrets])
+        stored = [item for item in inventory.secrets if item.kind in NAMES and item.set]
+        # Of a deleted project nothing can be changed any more, so nothing is asked about it.
+        dead = [item for item in stored if _place(item, inventory).deleted]
+        secrets = [item for item in stored if item not in dead]
+        answers = ask.all([_question(item, severity) for item in secrets])
         kept = [item for item, answer in zip(secrets, answers, strict=True) if answer == KEEP]
         ask.all([_reason_question(item) for item in kept])
         actions: list[Action] = []
-        findings = [*_unread(inventory), *_kept(kept, severity)]
+        findings = [*_unread(inventory), *_of_deleted_projects(dead), *_kept(kept, severity)]
         for item, answer in zip(secrets, answers, strict=True):
             if answer != KEEP:
                 actions += _actions(item, answer, inventory)
@@ -142,9 +145,9 @@ def secret_subject(secret: StoredSecret) -> dict[str, str]:
     return {"kind": secret.kind.value, **detail, "name": secret.name, **place}
 
 
-def _question(secret: StoredSecret, inventory: Inventory, severity: Severity) -> Question[str]:
+def _question(secret: StoredSecret, severity: Severity) -> Question[str]:
     is_webhook = secret.kind is SecretKind.WEBHOOK_SECRET
-    why_not = _not_recreated(secret, inventory)
+    why_not = _not_recreated(secret)
     best = "prompt" if is_webhook else BY_HANDS if why_not else RECREATE
     last = secret.updated_at or secret.created_at
     return Question(
@@ -197,10 +200,8 @@ def _reason_question(secret: StoredSecret) -> Question[str]:
     )
 
 
-def _not_recreated(secret: StoredSecret, inventory: Inventory) -> str:
+def _not_recreated(secret: StoredSecret) -> str:
     """Why `recreate` cannot be carried out; empty when it can."""
-    if _place(secret, inventory).deleted:
-        return "its project is deleted, and CircleCI changes nothing there any more"
     if secret.kind in TOKENS:
         return ""
     if secret.kind is not SecretKind.CHECKOUT_KEY:
@@ -274,6 +275,17 @@ def _unread(inventory: Inventory) -> list[Finding]:
             text = f"Not rotated, because it could not be read: {name}s of {where}."
             findings.append(Finding(level="danger", text=text))
     return findings
+
+
+def _of_deleted_projects(dead: Sequence[StoredSecret]) -> list[Finding]:
+    if not dead:
+        return []
+    named = _named(f"{NAMES[item.kind]} {item.name} of {item.place}" for item in dead)
+    text = (
+        f"Cannot be changed, because the project is deleted and CircleCI keeps what it stored: {named}. "
+        "Make it worthless where it is accepted: at the code host, on the target machine, in IAM."
+    )
+    return [Finding(level="warning", text=text)]
 
 
 def _kept(kept: Sequence[StoredSecret], severity: Severity) -> list[Finding]:
