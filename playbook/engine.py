@@ -206,7 +206,7 @@ class Engine:
         self._park_unused()
         outcome = Outcome(
             troubles=tuple(troubles),
-            findings=self._findings(),
+            findings=self._findings(steps if not closes else None),
             skipped=tuple(key for key, progress in self.journal.state.progress.items() if progress.state == "skipped"),
             unfinished=tuple(unfinished),
         )
@@ -369,8 +369,14 @@ class Engine:
         attempts = self.journal.state.of(key).attempts
         return bool(attempts) and not attempts[-1].reset and attempts[-1].failed != Effect.NONE
 
-    def _findings(self) -> tuple[Finding, ...]:
-        parts = (part for parts in self.journal.state.plans.values() for part in parts)
+    def _findings(self, only: Sequence[Step] | None) -> tuple[Finding, ...]:
+        """What the plans found: all of it, or the newest round of some steps."""
+        plans = self.journal.state.plans
+        if only is None:
+            parts = [part for parts in plans.values() for part in parts]
+        else:
+            newest = {step.id: max((part.round for part in plans.get(step.id, ())), default=0) for step in only}
+            parts = [part for step, last in newest.items() for part in plans.get(step, ()) if part.round == last]
         return tuple(Finding(**finding) for part in parts for finding in part.findings)
 
     # -- lost secrets (invariants 2.4) --

@@ -145,6 +145,7 @@ def connect(
         clock=LiveClock(),
         identify=aws.identify,
         obtain=lambda source: obtain(source, os.environ, ask_secret),
+        accepts=aws.accepts,
         check_source=lambda source: check_source(source, os.environ, attended=ask_secret is not None),
         close=close,
         unopened=aws.unopened,

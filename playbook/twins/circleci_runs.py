@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from playbook.ports import PipelineDefinition
 from playbook.twins import runs
 from playbook.twins.circleci_calls import CircleCiCalls, canonical
+from playbook.twins.live_reads import read_once
 from playbook.twins.refusals import not_available, refusal
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class RunCalls(CircleCiCalls):
         """What the project's pipelines are started from."""
 
         def effect() -> tuple[PipelineDefinition, ...]:
-            found = self.living_project("pipeline_definitions", project.slug, project.id)
+            found = self._read_project("pipeline_definitions", project)
             return tuple(PipelineDefinition(id=item.id, name=item.name) for item in found.definitions)
 
         return self.call("pipeline_definitions", project.slug, effect)
@@ -32,7 +33,7 @@ class RunCalls(CircleCiCalls):
         """The branch of the code that counts."""
 
         def effect() -> str:
-            return self.living_project("default_branch", project.slug, project.id).default_branch
+            return self._read_project("default_branch", project).default_branch
 
         return self.call("default_branch", project.slug, effect)
 
@@ -40,7 +41,7 @@ class RunCalls(CircleCiCalls):
         """Whether the project and its organization both allow a configuration of ours; None where neither says."""
 
         def effect() -> bool | None:
-            found = self.living_project("inline_config_allowed", project.slug, project.id)
+            found = self._read_project("inline_config_allowed", project)
             return runs.allows_inline(self.world, found)
 
         return self.call("inline_config_allowed", project.slug, effect)
@@ -49,7 +50,7 @@ class RunCalls(CircleCiCalls):
         """Whether builds of forked pull requests get the project's secrets."""
 
         def effect() -> bool:
-            return self.living_project("forks_receive_secrets", project.slug, project.id).forks_receive_secrets
+            return self._read_project("forks_receive_secrets", project).forks_receive_secrets
 
         return self.call("forks_receive_secrets", project.slug, effect)
 
@@ -112,6 +113,7 @@ class RunCalls(CircleCiCalls):
 
         def effect() -> Pipeline:
             found = self.living_project("run_inline", project.slug, project.id)
+            read_once(self.world, found, "pipeline_definitions", "inline_config_allowed")
             return runs.pipeline_seen(runs.start_inline(self.world, found, definition.id, branch, config))
 
         return self.call("run_inline", project.slug, effect, write=True)
@@ -147,6 +149,12 @@ class RunCalls(CircleCiCalls):
             found.running_disabled = disabled
 
         self.call("set_running_disabled", organization.slug, effect, write=True)
+
+    def _read_project(self, operation: str, project: Project) -> StoredProject:
+        """A living project with what this operation tells of it."""
+        found = self.living_project(operation, project.slug, project.id)
+        read_once(self.world, found, operation)
+        return found
 
     def living_project(self, operation: str, slug: str, project_id: str = "") -> StoredProject:
         """A project that is not deleted, without a call; refused if there is none."""

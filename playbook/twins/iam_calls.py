@@ -9,6 +9,7 @@ from playbook.errors import AwsError, CredentialsError, Effect
 from playbook.twins import iam_nouns, trail
 from playbook.twins.faults import READ_RETRIES, Call
 from playbook.twins.iam_keys import Standing, find_key, standing
+from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.state import Version
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 T = TypeVar("T")
 
-NOT_MIRRORED: Final = "NotMirrored"
-"""The code of the twin's refusal to read what was not asked for."""
 
 PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "users": ("iam:ListUsers",),

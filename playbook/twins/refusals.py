@@ -8,6 +8,8 @@ from playbook.errors import CircleCiError, Effect
 
 INLINE_CONFIG_FORBIDDEN: Final = "InlineConfigForbidden"
 NOT_AVAILABLE: Final = "NotAvailable"
+NOT_MIRRORED: Final = "NotMirrored"
+"""The code of a mirror's refusal to read what was not asked for."""
 
 
 def refusal(operation: str, status: int) -> CircleCiError:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from playbook.ports import Identity, Json
+    from playbook.ports import CircleCiReader, Identity, Json
 
 R = TypeVar("R")
 OnCall: TypeAlias = Callable[[Call, Literal["before", "after"]], None]
@@ -54,6 +54,8 @@ class Remote:
         self.random = rng or random.SystemRandom()
         self.clock = VirtualClock(state.now, flowing=flowing, on_sleep=self.save)
         self.on_call: OnCall | None = None
+        self.mirrored: CircleCiReader | None = None
+        """The live world, of a twin that was made by reading it; None: the state is all there is."""
         self.assume_role: AssumeRole = lambda _role_arn, _claims: None
         self.lock = threading.RLock()
         self._changed = False

@@ -1,8 +1,8 @@
 """Build a twin of a world by reading it, for a dry run: what the readers show is all that it knows.
 
 Values stay opaque. A read that is refused is refused by the twin too, so that a dry run has the same holes; what was
-left out on purpose (another organization) is refused as well, never shown as empty. Roles, policies, identity
-providers and the trail would cost more calls than most rehearsals need: the twin reads them when it is asked for them.
+left out on purpose (another organization) is refused as well, never shown as empty. What most rehearsals do not need
+is read when the twin is asked for it: pipelines (`live_reads`), roles, policies, identity providers and the trail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
 from playbook.twins import state as states
 from playbook.twins.circleci_calls import canonical
-from playbook.twins.iam_calls import NOT_MIRRORED, PERMISSIONS
+from playbook.twins.iam_calls import PERMISSIONS
+from playbook.twins.live_reads import READS
+from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld
 
@@ -97,7 +99,9 @@ def mirror(
     tails = _tails(state.circleci)
     for account in accounts:
         state.accounts[account] = _account(platforms, account, wanted, tails, gather)
-    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng, live=platforms.aws)
+    twin = TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng, live=platforms.aws)
+    twin.mirrored = platforms.circleci
+    return twin
 
 
 def _try(read: Callable[[], T]) -> T | _Refused:
@@ -228,9 +232,10 @@ def _circleci(
     asked = [item for item in visible if canonical(item.slug) in wanted]
     for item in visible:
         if item not in asked:
-            for operation in ("contexts", "projects"):
+            for operation in ("contexts", "projects", "running_disabled"):
                 made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
             made.organizations[item.slug].missed = _left_out(rows.OF_ORGANIZATIONS, item.slug)
+    _blocks(made, reader, asked, gather)
     contexts = _contexts(made, reader, asked, gather)
     _read_contexts(made, reader, contexts, gather)
     projects = _projects(made, reader, asked, gather)
@@ -241,6 +246,15 @@ def _circleci(
         rows.add_to_organization(stored, secrets)
         stored.missed += _left_out(rows.OF_ORGANIZATIONS - kinds, organization.slug)
     return made
+
+
+def _blocks(made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather) -> None:
+    """Read whether new work is blocked. That a config of ours is allowed is told of projects, which are asked later."""
+    answers = gather(lambda item: _try(lambda: reader.running_disabled(item)), asked)
+    for organization, read in zip(asked, answers, strict=True):
+        stored = made.organizations[organization.slug]
+        stored.running_disabled = _keep(made.refusals, f"running_disabled:{organization.slug}", read)
+        stored.inline_config = True
 
 
 def _left_out(kinds: frozenset[SecretKind], place: str) -> list[states.MissedRead]:
@@ -325,6 +339,7 @@ def _project(project: Project) -> states.StoredProject:
         organization=project.organization,
         known_by=project.known_by,
         deleted=project.deleted,
+        unread=() if project.deleted else tuple(READS),
     )
 
 

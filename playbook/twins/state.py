@@ -480,6 +480,8 @@ class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
     inline_config: bool | None = False
     """Whether a pipeline may bring its own configuration, if the organization allows it too; None: nobody says."""
     forks_receive_secrets: bool = False
+    unread: tuple[str, ...] = ()
+    """The operations whose answer a mirror reads from the live world when it is asked (`live_reads`)."""
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""
 

@@ -38,7 +38,7 @@ def variable(tail="WXYZ", days=9):
 def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
     """A project with at least one of each kind."""
     return states.StoredProject(
-        id=number(slug),
+        id=more.pop("id", number(slug)),
         slug=slug,
         organization=organization,
         variables={"AWS_ACCESS_KEY_ID": variable(), "NPM_TOKEN": variable("")},
