@@ -13,7 +13,10 @@ from steps.inventory_secrets import InventorySecrets
 from steps.put_back import PutBack
 from steps.replace_access_keys import ReplaceAccessKeys
 from steps.retire_old_keys import RetireOldKeys
+from steps.revoke_sessions import RevokeSessions
 from steps.rotate_checkout_keys import RotateCheckoutKeys
+from steps.stop_new_work import StopNewWork
+from steps.sweep_for_persistence import SweepForPersistence
 from steps.update_variables import UpdateVariables
 
 if TYPE_CHECKING:
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
 PLAYBOOK: tuple[Step, ...] = (
     CheckAccess(),
     InventorySecrets(),
+    StopNewWork(),
     DeactivateExposedKeys(),
+    RevokeSessions(),
     ReplaceAccessKeys(),
     RotateCheckoutKeys(),
     UpdateVariables(),
     ConfirmBuilds(),
+    SweepForPersistence(),
     CloseIncident(),
 )
 

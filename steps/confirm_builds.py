@@ -15,7 +15,7 @@ from playbook.model import Action, Finding, Observation, Phase, Plan, Question, 
 from playbook.ports import Organization, WorkflowStatus, display
 from steps.build_windows import FailedBuild, Gap, Windows, find_failed, find_windows, newer_runs
 from steps.decisions import REPLACING, decide_keys
-from steps.stop_new_work_lift import BY_HAND, AllowNewWork
+from steps.stop_new_work import AllowNewWork, BlockNewWork
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from playbook.model import Ask, Case
     from playbook.ports import Attempt, Evidence, View, Workflow, World
 
-BLOCK_NEW_WORK: Final = "circleci:block-new-work"
-"""The kind of the action that blocked new work, whose undoing this is."""
+BY_HAND: Final = "in CircleCI, Organization Settings, Advanced, allow new work"
 WATCH_S: Final = 10.0
 GAPS_NAMED: Final = 20
 """The longest gaps, each by its place; the median speaks for the others."""
@@ -158,7 +157,7 @@ def _lift_blocks(view: View, inventory: Inventory) -> tuple[list[AllowNewWork], 
     findings: list[Finding] = []
     for organization in inventory.organizations:
         # Blocked already when this case wanted it means that somebody else did it.
-        tried = view.past(f"{BLOCK_NEW_WORK}:{organization.slug}")
+        tried = view.past(BlockNewWork(organization=organization).key)
         ours = any(attempt.failed != Effect.NONE for attempt in tried)
         blocked = _is_blocked(view, organization)
         slug = display(organization.slug)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,7 +15,7 @@ from two_users import ACCOUNT, OLD, PAIR, START, two_users
 from playbook import canary
 from playbook.clients.circleci import CircleCiClient
 from playbook.errors import ExitCode
-from playbook.model import Action, Observation, Phase, Plan, Status, Step
+from playbook.model import Phase, Plan, Step
 from playbook.ports import Organization, WorkflowStatus
 from playbook.records import Applied, Intended, Skipped
 from playbook.secret import Secret
@@ -25,45 +25,19 @@ from playbook.twins.server import CircleCiServer
 from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing
 from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
+from steps import PLAYBOOK
 from steps.check_access import CheckAccess
-from steps.confirm_builds import BLOCK_NEW_WORK, ConfirmBuilds
+from steps.confirm_builds import ConfirmBuilds
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
 from steps.replace_access_keys import ReplaceAccessKeys
+from steps.stop_new_work import BlockNewWork
 
 ACME = Organization(id="org-1", slug="gh/acme", name="acme")
 BEFORE = (CheckAccess(), InventorySecrets(), DeactivateExposedKeys(), ReplaceAccessKeys())
 STEPS = (*BEFORE, ConfirmBuilds())
 RERUN = "keys.rerun_failed"
 WRITE_S = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockForTest(Action):
-    """What the step that contains leaves in the journal: new work blocked by this case, or found blocked already."""
-
-    kind = BLOCK_NEW_WORK
-
-    organization: Organization
-
-    @property
-    def key(self):
-        return f"{self.kind}:{self.organization.slug}"
-
-    @property
-    def lane(self):
-        return f"circleci:organization/{self.organization.slug}"
-
-    def describe(self):
-        return "block"
-
-    def observe(self, view):
-        blocked = view.circleci.running_disabled(self.organization)
-        return Observation(status=Status.PRESENT if blocked else Status.ABSENT)
-
-    def apply(self, world):
-        world.circleci.set_running_disabled(self.organization, disabled=True)
-        return {}
 
 
 class Blocking(Step):
@@ -74,7 +48,7 @@ class Blocking(Step):
     phase = Phase.CONTAINMENT
 
     def plan(self, view, case, ask):
-        return Plan(step=self.id, actions=(BlockForTest(organization=ACME),))
+        return Plan(step=self.id, actions=(BlockNewWork(organization=ACME),))
 
 
 def played(*, strategy="replace", faults=(), waits=None, restrict=(), **answers):
@@ -449,6 +423,17 @@ def test_nothing_is_lifted_while_something_before_it_waits():
     outcome = case.play(*BLOCKED)
     assert "confirm_builds" in outcome.unfinished
     assert is_blocked(case) is True
+
+
+def test_the_whole_playbook_blocks_contains_replaces_and_lifts():
+    case = played(strategy="contain", incident__severity="confirmed", incident__block_new_work=True)
+    outcome = case.play(*PLAYBOOK)
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    assert is_blocked(case) is False
+    changed = [item.key for item in case.records if isinstance(item, Applied)]
+    assert changed.index("circleci:block-new-work:gh/acme") < changed.index("circleci:allow-new-work:gh/acme")
+    stores = [number for number, key in enumerate(changed) if key.startswith("circleci:store-access-key")]
+    assert max(stores) < changed.index("circleci:allow-new-work:gh/acme")
 
 
 # --- Every instant --------------------------------------------------------------------------------------------------
