@@ -7,7 +7,7 @@ of each write, so CircleCI's own clock tells how long that was; a project shows 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LOOK_BACK: Final = timedelta(hours=5)
 """How long before a window a pipeline is looked for that still ran in it: no job runs longer than five hours."""
+PIPELINES_MAX: Final = 500
+"""Pipelines that are looked into, newest first: each costs a call, and a large organization starts thousands a day."""
 FAILED: Final = frozenset({WorkflowStatus.FAILED, WorkflowStatus.ERROR})
 _UNHARMED: Final = frozenset(
     {"success", "blocked", "not_run", "not_running", "on_hold", "canceled", "queued", "running", "skipped"}
@@ -78,6 +80,17 @@ class FailedBuild:
     workflow: Workflow
     pipeline: Pipeline
     window: Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedBuilds:
+    """What failed in the windows, and what of it could not be told."""
+
+    builds: tuple[FailedBuild, ...]
+    unread: tuple[str, ...] = ()
+    """The projects whose builds could not be read, each with the reason."""
+    not_looked_at: int = 0
+    """Older pipelines beyond the limit."""
 
 
 def find_windows(view: View, decided: Iterable[KeyDecision]) -> Windows:
@@ -161,37 +174,44 @@ def _switched_off_at(view: View, item: KeyDecision) -> datetime | None:
 # --- Builds ---------------------------------------------------------------------------------------------------------
 
 
-def find_failed(
-    view: View, inventory: Inventory, windows: Sequence[Window]
-) -> tuple[tuple[FailedBuild, ...], tuple[str, ...]]:
-    """The workflows that failed in a window, newest first, each once; and what could not be read, as sentences."""
+def find_failed(view: View, inventory: Inventory, windows: Sequence[Window]) -> FailedBuilds:
+    """The workflows that failed in a window, newest first, each once; what was not looked at is said."""
     by_project: defaultdict[str, list[Window]] = defaultdict(list)
     users = {window.sink: projects_of(inventory, window.sink) for window in windows}
     for window in windows:
         for project in users[window.sink]:
             by_project[project.slug].append(window)
-    read = view.gather(lambda pair: _of_project(view, *pair), list(by_project.items()))
-    failed = [build for builds, _ in read for build in builds]
-    doubts = tuple(doubt for _, doubts in read for doubt in doubts)
-    return tuple(sorted(failed, key=lambda build: build.workflow.created_at, reverse=True)), doubts
+    unread: list[str] = []
+    listed = view.gather(lambda pair: _pipelines(view, *pair, unread), list(by_project.items()))
+    newest = sorted((one for found in listed for one in found), key=lambda one: one.created_at, reverse=True)
+    read = view.gather(lambda one: _of_pipeline(view, one, by_project[one.project], unread), newest[:PIPELINES_MAX])
+    failed = [build for builds in read for build in builds]
+    return FailedBuilds(
+        builds=tuple(sorted(failed, key=lambda build: build.workflow.created_at, reverse=True)),
+        unread=tuple(dict.fromkeys(unread)),
+        not_looked_at=max(0, len(newest) - PIPELINES_MAX),
+    )
 
 
-def _of_project(view: View, slug: str, windows: list[Window]) -> tuple[list[FailedBuild], list[str]]:
+def _pipelines(view: View, slug: str, windows: list[Window], unread: list[str]) -> list[Pipeline]:
+    """The project's pipelines that may have run in one of its windows."""
     since = min(window.start for window in windows) - LOOK_BACK
     ends = [window.end for window in windows]
     until = None if None in ends else max(end for end in ends if end is not None)
-    found: list[FailedBuild] = []
     try:
-        for pipeline in view.circleci.pipelines(slug, since):
-            if until is None or pipeline.created_at <= until:
-                found += _of_pipeline(view, pipeline, windows)
+        found = view.circleci.pipelines(slug, since)
     except CircleCiError as error:
-        return found, [f"the builds of {display(slug)} could not be read ({error.code})"]
-    return found, []
+        unread.append(f"{slug} ({error.code})")
+        return []
+    return [replace(one, project=slug) for one in found if until is None or one.created_at <= until]
 
 
-def _of_pipeline(view: View, pipeline: Pipeline, windows: list[Window]) -> list[FailedBuild]:
-    workflows = view.circleci.workflows(pipeline.id)
+def _of_pipeline(view: View, pipeline: Pipeline, windows: list[Window], unread: list[str]) -> list[FailedBuild]:
+    try:
+        workflows = view.circleci.workflows(pipeline.id)
+    except CircleCiError as error:
+        unread.append(f"{pipeline.project} ({error.code})")
+        return []
     found = []
     for workflow in workflows:
         # Our own canary says by itself what it saw, and is no build of theirs.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from playbook.errors import CircleCiError, Effect
 from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Status, Step
 from playbook.ports import Organization, WorkflowStatus, display
-from steps.build_windows import FailedBuild, Gap, Windows, find_failed, find_windows, newer_runs
+from steps.build_windows import FailedBuild, FailedBuilds, Gap, Windows, find_failed, find_windows, newer_runs
 from steps.decisions import REPLACING, decide_keys
 from steps.stop_new_work import AllowNewWork, BlockNewWork
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 BY_HAND: Final = "in CircleCI, Organization Settings, Advanced, allow new work"
 WATCH_S: Final = 10.0
-GAPS_NAMED: Final = 20
-"""The longest gaps, each by its place; the median speaks for the others."""
+NAMED_MAX: Final = 20
+"""Places that a finding names; of the gaps the longest, for the median speaks for the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,13 +136,13 @@ class ConfirmBuilds(Step):
         replaced = [item for item in decisions.keys if item.strategy in REPLACING]
         windows = find_windows(view, replaced)
         findings += _about_gaps(windows)
-        failed, doubts = find_failed(view, decisions.inventory, windows.windows)
-        answers = ask.all([_rerun_question(build) for build in failed])
-        findings += [Finding(level="warning", text=f"Not known: {doubt}.") for doubt in (*windows.doubts, *doubts)]
+        failed = find_failed(view, decisions.inventory, windows.windows)
+        answers = ask.all([_rerun_question(build) for build in failed.builds])
+        findings += _doubts(windows, failed)
         lifted = {action.organization.slug: action.key for action in lifts}
         organizations = {project.slug: project.organization for project in decisions.inventory.projects}
         reruns: list[Action] = []
-        for build, wanted in zip(failed, answers, strict=True):
+        for build, wanted in zip(failed.builds, answers, strict=True):
             organization = organizations.get(build.workflow.project, "")
             after = (lifted[organization],) if organization in lifted else ()
             rerun = _rerun(build, after)
@@ -191,15 +191,27 @@ def _about_gaps(windows: Windows) -> list[Finding]:
         )
         findings.append(Finding(level="note", text=text))
     if windows.unmeasured:
-        names = ", ".join(dict.fromkeys(display(sink.name) for sink in windows.unmeasured[:GAPS_NAMED]))
+        names = ", ".join(dict.fromkeys(display(sink.name) for sink in windows.unmeasured[:NAMED_MAX]))
         text = f"CircleCI shows no times for the variables of projects, so that gap is not known: {names}."
         findings.append(Finding(level="note", text=text))
     return findings
 
 
+def _doubts(windows: Windows, failed: FailedBuilds) -> list[Finding]:
+    """What keeps the list of failed builds from being an all-clear."""
+    said = list(windows.doubts)
+    if failed.unread:
+        more = len(failed.unread) - NAMED_MAX
+        named = ", ".join(display(item) for item in failed.unread[:NAMED_MAX])
+        said.append(f"the builds of {named}{f', and of {more} more' if more > 0 else ''} could not be read")
+    if failed.not_looked_at:
+        said.append(f"{failed.not_looked_at} older pipelines were not looked into")
+    return [Finding(level="warning", text=f"Not known: {doubt}.") for doubt in said]
+
+
 def _named(longest: Sequence[Gap]) -> str:
-    named = [f"{gap.sink.kind.value} {display(gap.sink.name)} {gap.seconds:.1f} s" for gap in longest[:GAPS_NAMED]]
-    more = len(longest) - GAPS_NAMED
+    named = [f"{gap.sink.kind.value} {display(gap.sink.name)} {gap.seconds:.1f} s" for gap in longest[:NAMED_MAX]]
+    more = len(longest) - NAMED_MAX
     return ", ".join(named) + (f", and {more} more" if more > 0 else "")
 
 

@@ -26,6 +26,7 @@ from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing
 from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
 from steps import PLAYBOOK
+from steps.build_windows import PIPELINES_MAX
 from steps.check_access import CheckAccess
 from steps.confirm_builds import ConfirmBuilds
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
@@ -226,7 +227,15 @@ def test_builds_that_cannot_be_read_are_a_doubt_and_not_an_all_clear():
     case = played()
     case.world.state.circleci.refusals["pipelines:gh/acme/api"] = states.Refusal(code="HTTP403", status=403)
     assert case.play(*STEPS).exit_code is ExitCode.DONE
-    assert "Not known: the builds of gh/acme/api could not be read (HTTP403)" in findings(case)
+    assert "Not known: the builds of gh/acme/api (HTTP403) could not be read" in findings(case)
+
+
+def test_of_thousands_of_pipelines_the_newest_are_looked_into_and_the_others_counted():
+    case = played()
+    for number in range(1, PIPELINES_MAX + 5):
+        build(case, began=START, ended=START + timedelta(seconds=1), number=number, status="success")
+    assert case.play(*STEPS).exit_code is ExitCode.DONE
+    assert "Not known: 4 older pipelines were not looked into" in findings(case)
 
 
 # --- After containment ----------------------------------------------------------------------------------------------
