@@ -148,7 +148,8 @@ def secret_subject(secret: StoredSecret) -> dict[str, str]:
 def _question(secret: StoredSecret, severity: Severity) -> Question[str]:
     is_webhook = secret.kind is SecretKind.WEBHOOK_SECRET
     why_not = _not_recreated(secret)
-    best = "prompt" if is_webhook else BY_HANDS if why_not else RECREATE
+    # Proposed is only what needs no hands: accepting a whole table must not end in a dozen things to do.
+    automatic = secret.kind is SecretKind.CHECKOUT_KEY and not why_not and severity is not Severity.ROUTINE
     last = secret.updated_at or secret.created_at
     return Question(
         id=f"variables.value_from:{secret_id(secret)}",
@@ -159,7 +160,7 @@ def _question(secret: StoredSecret, severity: Severity) -> Question[str]:
         choices=_choices(secret.kind),
         open_choices=is_webhook,
         default=KEEP,
-        proposal=KEEP if severity is Severity.ROUTINE else best,
+        proposal=RECREATE if automatic else KEEP,
         refused={RECREATE: why_not} if why_not else {},
         detail={
             "kind": secret.kind.value,

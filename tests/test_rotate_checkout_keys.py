@@ -84,6 +84,14 @@ def test_the_safe_default_keeps_everything_and_says_so():
     assert "rack-1 of acme/linux" in said
 
 
+@pytest.mark.parametrize(("severity", "proposed"), [("confirmed", 1), ("exposed", 1), ("routine", 0)])
+def test_proposed_is_only_what_needs_no_hands(severity, proposed):
+    case = played(incident__severity=severity)
+    case.play(*STEPS)
+    asked = [item for item in case.responder.asked.values() if item.id.startswith("variables.value_from")]
+    assert [item.subject["name"] for item in asked if item.proposal != "keep"] == [OLD] * proposed
+
+
 def test_a_webhook_without_a_secret_is_not_asked_about():
     case = played()
     case.play(*STEPS)
