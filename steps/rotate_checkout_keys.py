@@ -167,7 +167,7 @@ def _question(secret: StoredSecret, severity: Severity) -> Question[str]:
             "name": secret.name,
             "place": secret.place,
             "written": last.date().isoformat() if last is not None else "unknown",
-            "note": why_not,
+            "note": "" if is_webhook else why_not,
         },
     )
 
