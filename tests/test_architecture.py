@@ -153,6 +153,7 @@ def steps_reach_nothing_outside(module: Module) -> Iterator[str]:
 LIBRARIES: dict[str, set[str]] = {
     "boto3": {"clients"},
     "botocore": {"clients", "twins"},
+    "mypy_boto3_cloudtrail": {"clients"},
     "mypy_boto3_iam": {"clients"},
     "httpx": {"clients"},
     "stamina": {"clients"},

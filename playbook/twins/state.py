@@ -26,7 +26,8 @@ T = TypeVar("T")
 Document: TypeAlias = dict[str, Any]
 """A policy document, as JSON."""
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: roles, policies, providers and all events of the trail. A file of version 1 is read; it has none of them."""
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -543,7 +544,9 @@ def load(path: Path) -> State:
         text = path.read_bytes()
         version = msgspec.json.decode(text, type=_Header).version
         if version <= VERSION:
-            return msgspec.json.decode(text, type=State)
+            state = msgspec.json.decode(text, type=State)
+            state.version = VERSION
+            return state
     except (OSError, msgspec.MsgspecError):
         raise JournalDamagedError(
             f"{path.name}, the rehearsal's world, cannot be read.",
