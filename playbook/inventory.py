@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from playbook.config_jobs import ConfigUse
 from playbook.correlate import Correlation, Held, StoredVariable, correlate, legacy_held
 from playbook.errors import UsageError
 from playbook.model import Choice, Question
@@ -57,6 +58,18 @@ class KeyUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one pipeline used, as far as the configuration that it ran with says."""
+
+    project: str
+    """The project's slug."""
+    organization: str
+    number: int
+    """The pipeline's; 0 stands for a project of which no run is known."""
+    use: ConfigUse
+
+
+@dataclass(frozen=True, kw_only=True)
 class Said:
     """Which key a place holds, because a canary printed it or a person said so."""
 
@@ -85,6 +98,7 @@ ROWS: Final[Mapping[str, type[Any]]] = {
     "variable": StoredVariable,
     "secret": StoredSecret,
     "restriction": StoredRestriction,
+    "run": Run,
     "user": User,
     "key": AccessKey,
     "last_used": KeyUse,
@@ -111,6 +125,8 @@ class Inventory:
     secrets: tuple[StoredSecret, ...] = ()
     """Every stored thing that is no variable."""
     restrictions: tuple[StoredRestriction, ...] = ()
+    runs: tuple[Run, ...] = ()
+    """Of the projects whose latest pipelines were asked for."""
     users: tuple[User, ...] = ()
     keys: tuple[AccessKey, ...] = ()
     last_used: dict[str, LastUsed] = field(default_factory=dict)
@@ -151,6 +167,7 @@ class Inventory:
             *(("variable", item) for item in self.variables),
             *(("secret", item) for item in self.secrets),
             *(("restriction", item) for item in self.restrictions),
+            *(("run", item) for item in self.runs),
             *(("user", item) for item in self.users),
             *(("key", item) for item in self.keys),
             *(("last_used", KeyUse(id=key, used=used)) for key, used in self.last_used.items()),
@@ -176,6 +193,7 @@ class Inventory:
             variables=tuple(found["variable"]),
             secrets=tuple(found["secret"]),
             restrictions=tuple(found["restriction"]),
+            runs=tuple(found["run"]),
             users=tuple(found["user"]),
             keys=tuple(found["key"]),
             last_used={item.id: item.used for item in found["last_used"]},

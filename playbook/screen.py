@@ -288,7 +288,8 @@ def _used_by(row: Mapping[str, Any]) -> str:
     text = f"used by {len(radius['projects'])} project(s)"
     if any(context["every_project"] for context in radius["contexts"]):
         text += ", open to every one"
-    return text + (f", {len(radius['jobs'])} job(s) in the checkouts" if radius["jobs"] else "")
+    jobs = {(job["project"], job["workflow"], job["job"]) for job in radius["jobs"]}
+    return text + (f", named by {len(jobs)} job(s)" if jobs else "")
 
 
 class ReadingProgress:

@@ -24,11 +24,14 @@ from playbook.clients.circleci_transport import PAGE_REPEATED, Transport, decode
 from playbook.clients.endpoints import CIRCLECI_CLOUD, is_loopback
 from playbook.errors import CircleCiError, Effect
 from playbook.ports import (
+    RUN_CONFIG,
     Hole,
     Organization,
     Project,
     Projects,
     Restriction,
+    RunConfig,
+    RunConfigs,
     Sink,
     SinkKind,
     Variables,
@@ -178,6 +181,30 @@ class CircleCiClient:
     def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
         """Runner tokens and custom OIDC claims; what fails becomes a hole."""
         return self._secrets.of_organization(organization, kinds)
+
+    def run_configs(self, project: Project, most: int) -> RunConfigs:
+        """What the latest pipelines ran with; one page of the list is enough, and one without errors compiled."""
+        what = f"listing the pipelines of {display(project.slug)}"
+        page = self._transport.get(what, _project_path(project.slug, "pipeline"), replies.Page[replies.Pipeline])
+        items: list[RunConfig] = []
+        holes: list[Hole] = []
+        for pipeline in [item for item in page.items if not item.errors][:most]:
+            where = f"{project.slug} (pipeline {pipeline.number})"
+            path = path_of("/api/v2/pipeline", pipeline.id, "config")
+            try:
+                config = self._transport.get(f"reading what {display(where)} ran with", path, replies.PipelineConfig)
+            except CircleCiError as error:
+                holes.append(Hole(what=RUN_CONFIG, where=where, why=error.code))
+                continue
+            items.append(
+                RunConfig(
+                    number=pipeline.number,
+                    created_at=replies.when(pipeline.created_at),
+                    compiled=config.compiled or "",
+                    compiled_setup=config.compiled_setup or "",
+                )
+            )
+        return RunConfigs(items=tuple(items), holes=tuple(holes))
 
     # --- writing ---
 

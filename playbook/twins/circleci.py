@@ -28,7 +28,7 @@ from playbook.twins.switches import FreshTail
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from playbook.ports import ProjectSecrets, SecretKind, StoredSecrets
+    from playbook.ports import ProjectSecrets, RunConfigs, SecretKind, StoredSecrets
     from playbook.secret import Secret
     from playbook.twins.remote import Remote
     from playbook.twins.state import CircleCiState, StoredOrganization
@@ -124,6 +124,10 @@ class CircleCiTwin:
     def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
         """Runner tokens and custom OIDC claims."""
         return stored.of_organization(self, organization, kinds)
+
+    def run_configs(self, project: Project, most: int) -> RunConfigs:
+        """What the project's latest pipelines ran with."""
+        return stored.run_configs(self, project, most)
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
         """Store a value's tail and digest under a name; a new name at the cap is refused, an existing one is not."""
@@ -259,6 +263,13 @@ class CircleCiTwin:
             # The slug of a deleted project may have gone to a living one.
             found = next((item for item in projects.values() if item.id == project_id), None)
         if found is None:
+            raise refusal(operation, 404)
+        return found
+
+    def living_project(self, operation: str, slug: str) -> StoredProject:
+        """A project that is not deleted, without a call; v2 knows no other."""
+        found = self._state.projects.get(canonical(slug))
+        if found is None or found.deleted:
             raise refusal(operation, 404)
         return found
 

@@ -184,6 +184,15 @@ class _Trigger(_Strict):
     sender: str = ""
 
 
+class _Run(_Strict):
+    number: int
+    created: datetime
+    branch: str = "main"
+    compiled: str = ""
+    setup: str = ""
+    error: str = ""
+
+
 class _Project(_Strict):
     slug: str
     deleted: bool = False
@@ -197,6 +206,8 @@ class _Project(_Strict):
     webhooks: tuple[_Webhook, ...] = ()
     triggers: tuple[_Trigger, ...] = ()
     """All of one pipeline definition."""
+    runs: tuple[_Run, ...] = ()
+    """Pipelines, the latest first."""
     claims: _Claims | None = None
 
 
@@ -345,6 +356,7 @@ class _Builder:
             tokens=[self._token(described.slug, item) for item in described.tokens],
             webhooks=[self._webhook(described.slug, item) for item in described.webhooks],
             definitions=self._definitions(described),
+            pipelines=[self._pipeline(described.slug, item) for item in described.runs],
             claims=_claims(described.claims),
         )
 
@@ -373,6 +385,17 @@ class _Builder:
         created_at = min(item.created for item in described.triggers)
         number = self._uuid(f"definition {described.slug}")
         return [states.PipelineDefinition(id=number, name="build", created_at=created_at, triggers=triggers)]
+
+    def _pipeline(self, slug: str, described: _Run) -> states.Pipeline:
+        return states.Pipeline(
+            id=self._uuid(f"pipeline {slug} {described.number}"),
+            number=described.number,
+            created_at=described.created,
+            branch=described.branch,
+            compiled=described.compiled,
+            compiled_setup=described.setup,
+            error=described.error,
+        )
 
     def _trigger(self, slug: str, described: _Trigger) -> states.Trigger:
         number = self._uuid(f"trigger {slug} {described.name}")

@@ -312,6 +312,8 @@ def _projects(
         for project in sorted(projects.items, key=lambda item: item.deleted):
             slug = canonical(project.slug)
             made.projects[project.id if slug in made.projects else slug] = _project(project)
+            # What its pipelines ran with is nothing that a dry run needs: refused, not shown as none.
+            made.refusals[f"pipelines:{project.slug}"] = Refusal(code=NOT_MIRRORED)
             found.append(project)
     return found
 

@@ -254,6 +254,20 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_default
     triggers: list[Trigger] = []
 
 
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run, with the configuration that it ran with."""
+
+    id: str
+    number: int
+    created_at: datetime
+    branch: str = "main"
+    compiled: str = ""
+    compiled_setup: str = ""
+    """Of a run whose configuration was generated: what generated it."""
+    error: str = ""
+    """Why nothing ran."""
+
+
 class RunnerToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A token that runner agents sign in with, less its value."""
 
@@ -304,6 +318,8 @@ class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
     tokens: list[ProjectToken] = []
     webhooks: list[Webhook] = []
     definitions: list[PipelineDefinition] = []
+    pipelines: list[Pipeline] = []
+    """The latest first."""
     claims: Claims | None = None
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""

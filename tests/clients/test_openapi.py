@@ -44,6 +44,8 @@ USED = {
     "POST /project/{project-slug}/envvar",
     "DELETE /project/{project-slug}/envvar/{name}",
     "GET /project/{project-slug}/checkout-key",
+    "GET /project/{project-slug}/pipeline",
+    "GET /pipeline/{pipeline-id}/config",
     "GET /webhook",
     "GET /projects/{project_id}/pipeline-definitions",
     "GET /projects/{project_id}/pipeline-definitions/{pipeline_definition_id}/triggers",
@@ -254,6 +256,8 @@ def exchanges(monkeypatch, **switches):
         client.organization_secrets(ACME, ALL)
         client.organization_secrets(worlds.NO_ID, ALL)
         client.restrictions(CONTEXT)
+        ran = client.run_configs(Project(id="", slug="gh/acme/api", organization="gh/acme", known_by=()), 20)
+        assert [item.number for item in ran.items] == [8, 7, 6]
         for sink in (CONTEXT, SHOP):
             client.variables(sink)
             client.put_variable(sink, "NEW", Secret("a-new-value"))

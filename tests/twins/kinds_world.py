@@ -35,6 +35,17 @@ def variable(tail="WXYZ", days=9):
     return Variable(value=Value(tail=tail), created_at=day(days), updated_at=day(days))
 
 
+def pipelines(slug):
+    """Four runs: one that did not compile, one that generates and waits, one that generated, a plain one."""
+    plain = "jobs: {a: {}}\nworkflows: {w: {jobs: [{a: {context: deploy}}]}}"
+    setup = "setup: true\njobs: {g: {}}\nworkflows: {w: {jobs: [g]}}"
+    forms = ({"error": "no such job"}, {"compiled_setup": setup}, {"compiled": plain, "compiled_setup": setup})
+    return [
+        states.Pipeline(id=number(slug, "pipeline", count), number=9 - count, created_at=day(count), **form)
+        for count, form in enumerate((*forms, {"compiled": plain}))
+    ]
+
+
 def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
     """A project with at least one of each kind."""
     return states.StoredProject(
@@ -88,6 +99,7 @@ def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
             )
         ],
         claims=states.Claims(audience=("sts.amazonaws.com",), audience_updated_at=day(5)),
+        pipelines=pipelines(slug),
         **more,
     )
 
