@@ -15,7 +15,8 @@ from playbook import blast_radius
 from playbook.correlate import variable_id
 from playbook.exposure import Exposure, burn_down, judge
 from playbook.inventory import restriction_id, secret_id
-from playbook.ports import SecretKind, SinkKind, display
+from playbook.ports import SecretKind, SinkKind
+from playbook.rotation import way_of, way_of_restriction, way_of_variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,23 +29,6 @@ if TYPE_CHECKING:
     from playbook.ports import AccessKey, StoredSecret, User
 
 SCHEMA: Final = 1
-ROTATED_BY: Final = {
-    SecretKind.CONTEXT_VARIABLE: "this-tool",
-    SecretKind.PROJECT_VARIABLE: "this-tool",
-    SecretKind.LEGACY_AWS_KEY: "by-hand: Project Settings > AWS Permissions of {place}: clear both fields",
-    SecretKind.CHECKOUT_KEY: "by-hand: Project Settings > SSH Keys > Checkout SSH Keys of {place}: delete, add anew, "
-    "then delete the old public key where the repository is",
-    SecretKind.SSH_KEY: "by-hand: Project Settings > SSH Keys > Additional SSH Keys of {place}: replace, then change "
-    "its fingerprint in the configuration and remove the old public key from {name}",
-    SecretKind.PROJECT_TOKEN: "by-hand: Project Settings > API Permissions of {place}: delete, add anew",
-    SecretKind.WEBHOOK_SECRET: "by-hand: Project Settings > Webhooks of {place}: a new one, there and at the receiver",
-    SecretKind.TRIGGER_URL: "by-hand: Project Settings > Triggers of {place}: delete, add anew, then change the sender",
-    SecretKind.RUNNER_TOKEN: "by-hand: `circleci runner token create {place}`, put it into the agents' configuration, "
-    "then `circleci runner token delete`",
-    SecretKind.OIDC_CLAIMS: "none: no secret, but it decides which tokens AWS accepts",
-    SecretKind.CONTEXT_RESTRICTION: "none: no secret, but it decides who may read some",
-}
-"""How each kind is rotated: by this tool, or by hand with the exact place."""
 COLUMNS: Final = (
     "id",
     "kind",
@@ -123,6 +107,9 @@ class _Teller:
                 self.places.setdefault(match.key.id, []).append(match)
         self.tails = {stored.id: stored.variable.tail for stored in inventory.variables}
         self.known_by = {project.slug: list(project.known_by) for project in inventory.projects}
+        # A slug that was given away again names the living project.
+        living = {project.slug for project in inventory.projects if not project.deleted}
+        self.deleted = {project.slug for project in inventory.projects} - living
         self.legacy: dict[str, list[str]] = {}
         for name, held in inventory.legacy.items():
             self.legacy.setdefault(held.key.id, []).append(name)
@@ -184,7 +171,7 @@ class _Teller:
             "created_at": _iso(variable.created_at),
             "updated_at": _iso(variable.updated_at),
             **self._exposure(stored.id),
-            "rotation": ROTATED_BY[kind],
+            "rotation": way_of_variable(sink.name, deleted=not context and sink.id in self.deleted),
             "detail": "",
             "note": "; ".join(match.evidence) if match is not None and match.key is None else "",
             **({} if context else {"known_by": self.known_by.get(sink.id, [])}),
@@ -205,7 +192,7 @@ class _Teller:
             "created_at": _iso(secret.created_at),
             "updated_at": _iso(secret.updated_at),
             **self._exposure(secret_id(secret)),
-            "rotation": ROTATED_BY[secret.kind].format(place=display(secret.place), name=display(secret.name)),
+            "rotation": way_of(secret, deleted=place == "project" and secret.place in self.deleted),
             "detail": secret.detail,
             "note": "" if secret.set else "CircleCI says that there is no secret behind it",
             **({"known_by": self.known_by.get(secret.place, [])} if place == "project" else {}),
@@ -224,7 +211,7 @@ class _Teller:
             "created_at": None,
             "updated_at": None,
             **self._exposure(restriction_id(stored)),
-            "rotation": ROTATED_BY[SecretKind.CONTEXT_RESTRICTION],
+            "rotation": way_of_restriction(),
             "detail": restriction.kind,
             "note": "",
             "access_key": None,
