@@ -21,6 +21,8 @@ NOTHING: Final = "none: "
 _STANDALONE: Final = "circleci/"
 _DEPLOY_KEY: Final = "deploy-key"
 _WAYS: Final = {
+    SecretKind.CONTEXT_VARIABLE: THIS_TOOL,
+    SecretKind.PROJECT_VARIABLE: THIS_TOOL,
     SecretKind.LEGACY_AWS_KEY: f"{BY_HAND}Project Settings > AWS Permissions of {{place}}, where no API reaches: give "
     "the jobs that use it a pair of variables, clear both fields, then switch the key off in AWS",
     SecretKind.CHECKOUT_KEY: f"{GUIDED}the API makes a new key for {{place}} and deletes this one; by hand, delete "

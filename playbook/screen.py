@@ -280,7 +280,7 @@ def _opens(user: Mapping[str, Any] | None) -> str:
     if user is None:
         return "not known"
     names = [*user["policies"], *user["inline_policies"], *(f"group {name}" for name in user["groups"])]
-    return display(", ".join(user["reach"]) or ", ".join(names) or "nothing by a policy")
+    return display("; ".join(user["reach"]) or ", ".join(names) or "nothing by a policy")
 
 
 def _used_by(row: Mapping[str, Any]) -> str:
