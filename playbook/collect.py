@@ -1,9 +1,9 @@
 """Collects an inventory through a `View`: only reads, side by side, and whatever is refused becomes a hole.
 
 The reading has three rounds. First the lists (contexts, projects, users), then everything that hangs on their items,
-both platforms at once, and last the last uses of the keys that CircleCI stores. A key's own last use is asked for
-only there: the credential report tells it for the others in two calls, so that a thousand users stay under 1.15 calls
-each. Where the report is refused, or leaves a doubt about a key, that key is asked about too.
+both platforms at once, and last the last uses of keys that the credential report does not tell. The report tells them
+in two calls, so that a thousand users stay under 1.15 calls each; a key that it leaves in doubt, or that CircleCI
+stores while those are few, is asked about by itself. Where the report is refused, every key is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from playbook.config_jobs import ConfigUse, UnreadableConfigError, config_use
 from playbook.correlate import StoredVariable
-from playbook.credential_report import last_uses
+from playbook.credential_report import last_uses, to_ask
 from playbook.errors import ServiceError
 from playbook.inventory import Inventory, KeyUse, Reads, Row, Run, Said, StoredRestriction, line_of, row_of
 from playbook.ports import RUN_CONFIG, Hole, Project, SecretKind, Sink, SinkKind
@@ -298,23 +298,24 @@ class _Collector:
         ]
 
     def _uses(self, found: Inventory) -> list[_Part]:
-        """Ask about each key that CircleCI may store, and about those of which the report says nothing."""
+        """Ask about the keys of which the report says nothing, and those that CircleCI may store while they are few."""
 
         def reader(key: AccessKey) -> Callable[[], list[Row]]:
             return lambda: [("last_used", KeyUse(id=key.id, used=self.view.aws(key.account).last_used(key.id)))]
 
-        tails = {stored.variable.tail for stored in found.variables} | {item.tail for item in found.secrets}
-        reported = self._reported(found)
+        tails = {stored.variable.tail or "" for stored in found.variables}
+        tails |= {item.tail or "" for item in found.secrets}
+        asked = to_ask(found.keys, self._reported(found), tails, len(found.users))
         return [
             _Part(what="last use", where=f"{key.account}/{key.user}/{key.id}", key=f"use {key.id}", read=reader(key))
-            for key in found.keys
-            if key.id[-4:] in tails or key.id not in reported
+            for key in asked
         ]
 
     def _reported(self, found: Inventory) -> dict[str, LastUsed]:
         uses: dict[str, LastUsed] = {}
         for account, report in self.reports.items():
-            uses |= last_uses(report, [key for key in found.keys if key.account == account])
+            told = last_uses(report, [key for key in found.keys if key.account == account])
+            uses |= {key: replace(used, reported_at=report.generated_at) for key, used in told.items()}
         return uses
 
     def _last_used(self, done: Inventory) -> dict[str, LastUsed]:

@@ -103,6 +103,8 @@ class LastUsed:
     at: datetime | None
     service: str = ""
     region: str = ""
+    reported_at: datetime | None = None
+    """When the credential report was made that says so; None: the key was asked about by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
