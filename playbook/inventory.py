@@ -15,6 +15,7 @@ import msgspec
 
 from playbook.config_jobs import ConfigUse
 from playbook.correlate import Correlation, Held, StoredVariable, correlate, legacy_held
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.model import Choice, Question
 from playbook.ports import (
@@ -221,7 +222,7 @@ def line_of(row: Row) -> str:
 def row_of(line: str) -> Row:
     """Read a line back, strictly."""
     read = json.loads(line)
-    return read["row"], msgspec.convert(read["value"], ROWS[read["row"]])
+    return read["row"], msgspec.convert(read["value"], met(ROWS[read["row"]]))
 
 
 def find_organizations(view: View, wanted: Sequence[str]) -> tuple[Organization, ...]:

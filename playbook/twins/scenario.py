@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.ports import KeyStatus
 from playbook.twins import state as states
@@ -59,14 +60,14 @@ def load(name: str) -> Scenario:
     folder = resources.files(__package__) / _FOLDER
     text = (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8")
     answers = (folder / f"{name}{ANSWERS_SUFFIX}").read_text(encoding="utf-8")
-    described = msgspec.toml.decode(text, type=_World)
+    described = msgspec.toml.decode(text, type=met(_World))
     return Scenario(name=name, title=described.title, state=_Builder(name, described).state(), answers=answers)
 
 
 def state_from_text(name: str, text: str) -> State:
     """Build a world from a scenario's text; `name` is what its made-up ids are drawn from."""
     try:
-        described = msgspec.toml.decode(text, type=_World)
+        described = msgspec.toml.decode(text, type=met(_World))
     except msgspec.MsgspecError as error:
         raise UsageError(f"The scenario {name} cannot be read: {error}.", remedy="Correct the file.") from None
     return _Builder(name, described).state()

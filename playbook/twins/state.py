@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from playbook.decoding import decoder
 from playbook.errors import JournalDamagedError, JournalTooNewError
 from playbook.ports import KeyStatus
 from playbook.secret import masked_tail
@@ -375,9 +376,9 @@ def load(path: Path) -> State:
     """Read a world back; a file of another version or form is refused."""
     try:
         text = path.read_bytes()
-        version = msgspec.json.decode(text, type=_Header).version
+        version = decoder(_Header).decode(text).version
         if version <= VERSION:
-            return msgspec.json.decode(text, type=State)
+            return decoder(State).decode(text)
     except (OSError, msgspec.MsgspecError):
         raise JournalDamagedError(
             f"{path.name}, the rehearsal's world, cannot be read.",
