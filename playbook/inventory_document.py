@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from playbook.correlate import Match, StoredVariable
     from playbook.exposure import Verdict, Window
     from playbook.inventory import Inventory, StoredRestriction
-    from playbook.ports import AccessKey, StoredSecret, User
+    from playbook.ports import AccessKey, Restriction, StoredSecret, User
 
 SCHEMA: Final = 1
 COLUMNS: Final = (
@@ -107,6 +107,7 @@ class _Teller:
                 self.places.setdefault(match.key.id, []).append(match)
         self.tails = {stored.id: stored.variable.tail for stored in inventory.variables}
         self.known_by = {project.slug: list(project.known_by) for project in inventory.projects}
+        self.slugs = {project.id: project.slug for project in inventory.projects if project.id}
         # A slug that was given away again names the living project.
         living = {project.slug for project in inventory.projects if not project.deleted}
         self.deleted = {project.slug for project in inventory.projects} - living
@@ -174,10 +175,17 @@ class _Teller:
             **self._exposure(stored.id),
             "rotation": way_of_variable(sink.name, deleted=not context and sink.id in self.deleted),
             "detail": "",
-            "note": "; ".join(match.evidence) if match is not None and match.key is None else "",
+            "note": self._doubt(stored, match),
             **({} if context else {"known_by": self.known_by.get(sink.id, [])}),
             "access_key": held,
         }
+
+    def _doubt(self, stored: StoredVariable, match: Match | None) -> str:
+        """Why nobody knows which key this holds; of a secret, what is not known of the id beside it."""
+        if match is None or match.key is not None:
+            return ""
+        why = "; ".join(match.evidence)
+        return why if stored.id in self.holding else f"it stands beside {match.stored.variable.name}: {why}"
 
     def _secret(self, secret: StoredSecret) -> dict[str, Any]:
         found = self.inventory.legacy.get(secret_id(secret))
@@ -214,9 +222,16 @@ class _Teller:
             **self._exposure(restriction_id(stored)),
             "rotation": way_of_restriction(),
             "detail": restriction.kind,
-            "note": "",
+            "note": self._whom(restriction),
             "access_key": None,
         }
+
+    def _whom(self, restriction: Restriction) -> str:
+        """A restriction names a project by an id, which tells a person nothing."""
+        if restriction.kind != blast_radius.BY_PROJECT:
+            return ""
+        slug = self.slugs.get(restriction.value)
+        return f"only {slug}" if slug is not None else "a project that no source lists"
 
     def _exposure(self, name: str) -> dict[str, str | None]:
         verdict = self.verdicts.get(name)
@@ -267,8 +282,8 @@ def findings(inventory: Inventory, window: Window | None = None) -> list[dict[st
     told += _made_meanwhile(inventory, window)
     told += _broken_pairs(inventory)
     told += _by_hand(inventory)
-    told += _stored_nowhere(inventory)
     told += _reported_uses(inventory)
+    told += _stored_nowhere(inventory)
     return [{"level": level, "text": text} for level, text in told]
 
 

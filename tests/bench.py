@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -327,6 +328,8 @@ class Platforms:
             "AWS_SECRET_ACCESS_KEY": "s" * 40,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
+            # A crash of the interpreter itself has to say where.
+            "PYTHONFAULTHANDLER": "1",
             "CIRCLE_HOST": urls["circleci"],
             "CIRCLE_TOKEN": TOKEN,
         }
@@ -347,13 +350,15 @@ class Platforms:
     def run(self, *command: str) -> tuple[str, float, float]:
         """A child's output, its wall time and its peak memory in MiB."""
         began_at = time.monotonic()
-        child = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert child.stdout is not None
-        output = child.stdout.read().decode()
-        child.stdout.close()
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0, output[-2000:]
+        with tempfile.TemporaryFile() as said:
+            child = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=said)
+            assert child.stdout is not None
+            output = child.stdout.read().decode()
+            child.stdout.close()
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            said.seek(0)
+            assert child.returncode == 0, (child.returncode, said.read().decode()[-4000:])
         return output, time.monotonic() - began_at, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 

@@ -162,7 +162,7 @@ def test_checkouts_name_the_jobs(sandbox, ask, tmp_path):
     assert ("deploy", "the context aws-production") in jobs
     assert any(job == "pull" and "ECR" in via for job, via in jobs)
     table = ask("--checkout", f"gh/acme/api={tmp_path / 'api'}")
-    assert "named by 2 job(s)" in table.stdout
+    assert "seen in 2 job(s)" in table.stdout
     assert ask("--checkout", tmp_path / "none").returncode == 2
 
 
