@@ -84,6 +84,18 @@ def test_no_row_is_missing_and_none_is_invented(sandbox, ask):
     assert "secret=" not in json.dumps(document)
 
 
+def test_users_come_with_tags_and_reach_and_the_table_says_what_their_keys_open(sandbox, ask):
+    users = {(user["account"], user["name"]): user for user in told(ask("--json"))["users"]}
+    first = min(sandbox.state.accounts)
+    assert users[first, "terraform"]["reach"] == ["everything (policy AdministratorAccess)"]
+    assert users[first, "terraform"]["tags"] == {"team": "infrastructure"}
+    assert (users[first, "ci-deploy"]["policies"], users[first, "ci-deploy"]["reach"]) == (["acme-deploy"], [])
+    table = ask("--format", "table").stdout
+    assert table.startswith("Complete: ")
+    assert "opens: everything (policy AdministratorAccess); open to 1 project(s)" in table
+    assert "opens: acme-deploy; open to 2 project(s)" in table
+
+
 SERVED_FIRST = 50
 """Looks at the world (two a call) after which the server is slow."""
 
