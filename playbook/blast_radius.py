@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from playbook.ports import Project
 
 BY_PROJECT: Final = "project"
+BY_CONTEXT: Final = "context"
 IMPLICIT_ECR: Final = "the project's own variables, for an image of ECR without aws_auth"
 _ECR_PAIR: Final = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 _RESTRICTIONS: Final = "context restrictions"
@@ -92,7 +93,13 @@ def blast_radius(inventory: Inventory, checkouts: Sequence[Checkout] = ()) -> di
 class _Radius:
     def __init__(self, inventory: Inventory, checkouts: Sequence[Checkout]) -> None:
         self.checkouts = [*checkouts, *map(_of_run, inventory.runs)]
-        self.named = [frozenset(name for job in item.use.jobs for name in job.contexts) for item in self.checkouts]
+        self.doubtful = [checkout for checkout in self.checkouts if checkout.use.doubts]
+        # By what a key may be met in: a large organization has thousands of runs, and as many keys.
+        self.at: dict[tuple[str, str], list[int]] = {}
+        for number, checkout in enumerate(self.checkouts):
+            self.at.setdefault((BY_PROJECT, checkout.project), []).append(number)
+            for name in dict.fromkeys(name for job in checkout.use.jobs for name in job.contexts):
+                self.at.setdefault((BY_CONTEXT, name), []).append(number)
         self.by_id: Mapping[str, Project] = {item.id: item for item in inventory.projects if item.id}
         self.organization_ids = {item.slug: item.id for item in inventory.organizations}
         self.slugs: dict[str, list[str]] = {}
@@ -125,18 +132,18 @@ class _Radius:
             else:
                 own.setdefault(sink.id, set()).update(names)
         reached = {slug for reach in contexts.values() for slug in reach.projects}
-        names = {reach.context.name for reach in contexts.values()}
+        places = [(BY_PROJECT, slug) for slug in own]
+        places += [(BY_CONTEXT, reach.context.name) for reach in contexts.values()]
         jobs = [
             job
-            for checkout, named in zip(self.checkouts, self.named, strict=True)
-            if checkout.project in own or not names.isdisjoint(named)
-            for job in self._jobs(checkout, contexts, in_contexts, own)
+            for number in sorted({number for place in places for number in self.at.get(place, ())})
+            for job in self._jobs(self.checkouts[number], contexts, in_contexts, own)
         ]
         reached |= own.keys()
         doubts += [
             f"{checkout.project or checkout.file}: {doubt}"
-            for checkout in self.checkouts
-            if checkout.project in {"", *reached}
+            for checkout in self.doubtful
+            if not checkout.project or checkout.project in reached
             for doubt in checkout.use.doubts
         ]
         doubts += [

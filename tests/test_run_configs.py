@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 
@@ -16,8 +17,10 @@ from playbook.config_jobs import SIZE_MAX, JobUse
 from playbook.correlate import StoredVariable
 from playbook.errors import CircleCiError
 from playbook.inventory import Inventory
+from playbook.inventory_document import document
 from playbook.journal import Journal
 from playbook.ports import RUN_CONFIG, AccessKey, Hole, KeyStatus, MaskedVariable, Project, SecretKind, Sink, SinkKind
+from playbook.reading import FILE, Reading
 from playbook.secret import Secret
 from playbook.twins import state as states
 from playbook.twins.http_api import Api
@@ -179,6 +182,25 @@ def test_what_ran_is_kept_as_jobs_and_doubts_never_as_text() -> None:
         ("what pipeline 2 ran with cannot be read: it is longer than 1 MiB",),
     ]
     assert Inventory.from_lines(found.to_lines()) == found
+
+
+def test_a_secret_in_a_configuration_goes_no_further(tmp_path) -> None:
+    secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzEXAMPLEKEY"
+    compiled = f"""
+jobs:
+  a:
+    environment: {{AWS_SECRET_ACCESS_KEY: {secret}}}
+    docker: [{{image: cimg/base, aws_auth: {{aws_access_key_id: $ID, aws_secret_access_key: {secret}}}}}]
+    steps: [{{run: "echo {secret}"}}]
+workflows: {{w: {{jobs: [{{a: {{context: deploy}}}}]}}}}
+"""
+    kept = Reading(tmp_path, scope="s", now=day(0))
+    with kept:
+        found = read(world_of(pipeline(1, compiled)), runs=1, reading=kept)
+    assert found.runs[0].use.jobs == (JobUse(workflow="w", name="a", contexts=("deploy",), aws_auth=("ID",)),)
+    everything = [*found.to_lines(), json.dumps(document(found)), (tmp_path / FILE).read_text()]
+    assert '"aws_auth":["ID"]' in everything[-1]
+    assert not any(secret in text for text in everything)
 
 
 def test_a_project_without_a_run_is_a_doubt_a_refused_one_a_hole() -> None:
