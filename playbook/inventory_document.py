@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from playbook import blast_radius
-from playbook.correlate import variable_id
+from playbook.correlate import NOT_SECRET, variable_id
 from playbook.exposure import Exposure, burn_down, judge
 from playbook.inventory import restriction_id, secret_id
 from playbook.ports import SecretKind, SinkKind
@@ -182,6 +182,8 @@ class _Teller:
 
     def _doubt(self, stored: StoredVariable, match: Match | None) -> str:
         """Why nobody knows which key this holds; of a secret, what is not known of the id beside it."""
+        if match is None and NOT_SECRET.fullmatch(stored.variable.name):
+            return "a setting by its name, so it does not count"
         if match is None or match.key is not None:
             return ""
         why = "; ".join(match.evidence)

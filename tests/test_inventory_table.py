@@ -195,6 +195,13 @@ def test_a_restriction_says_which_project_it_means() -> None:
     assert [row["note"] for row in rows] == ["only gh/acme/web", "a project that no source lists"]
 
 
+def test_a_setting_says_why_it_does_not_count() -> None:
+    region = StoredVariable(sink=DEPLOY, variable=MaskedVariable(name="AWS_REGION", tail="st-1", updated_at=MADE))
+    told = document(inventory(region), window=WINDOW)
+    assert told["secrets"][0]["note"] == "a setting by its name, so it does not count"
+    assert told["burn_down"]["total"] == 0
+
+
 def test_the_secret_of_an_unknown_key_says_beside_what_it_stands() -> None:
     rows = document(inventory(*pair(DEPLOY, "QQQQ")))["secrets"]
     assert rows[0]["note"].startswith("tail QQQQ is no key of these accounts")
