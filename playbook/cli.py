@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import sys
 from datetime import UTC, datetime
@@ -290,12 +291,15 @@ def _token(screen: Screen, settings: Settings, options: Mapping[str, Any]) -> Se
     )
 
 
-def _live(screen: Screen, settings: Settings, options: Mapping[str, Any], *, case: str) -> Platforms:
+def _live(
+    screen: Screen, settings: Settings, options: Mapping[str, Any], *, case: str, needs_circleci: bool = True
+) -> Platforms:
     from playbook.clients.endpoints import aws_overrides  # noqa: PLC0415  # not for --help
     from playbook.modes import connect  # noqa: PLC0415  # as above
     from playbook.ports import display  # noqa: PLC0415  # as above
 
-    token = _token(screen, settings, options)
+    # A first minute that waits for a token is none; whatever then asks CircleCI is told that there is none.
+    token = _token(screen, settings, options) if needs_circleci else None
     platforms = connect(settings, token, case=case, ask_secret=_ask_secret if _attended(options) else None)
     for text in (
         *platforms.notes,
@@ -336,11 +340,16 @@ def _is_open(state: State) -> bool:
     return state.sealed is None and state.opened is not None and state.opened.mode != "dry-run"
 
 
-def _find_case(name: str | None) -> Path:
+def _is_kept(state: State) -> bool:
+    return state.opened is not None and state.opened.mode != "dry-run"
+
+
+def _find_case(name: str | None, *, finished: bool = False) -> Path:
+    """The case of this name or folder; without one the newest that is open (or, with `finished`, that is live)."""
     if name is not None:
         named = Path(name)
         return named.absolute() if named.exists() or os.sep in name else _cases_folder() / name
-    unfinished = [path for path, state in _known_cases() if _is_open(state)]
+    unfinished = [path for path, state in _known_cases() if _is_open(state) or (finished and _is_kept(state))]
     if not unfinished:
         raise UsageError(
             "There is no unfinished case.", remedy="Begin one with `run` or `rehearse`, or name a case folder."
@@ -390,11 +399,12 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
     options: Mapping[str, Any],
     operator: Operator,
     approval: Approval,
+    alone: Step | None = None,
 ) -> int:
-    """Carry a case on until it ends or waits; print the closing table."""
+    """Carry a case on (or one step beside it) until it ends or waits; print the closing table."""
     from playbook import log  # noqa: PLC0415  # not for --help
-    from playbook.engine import Interrupted  # noqa: PLC0415  # as above
-    from playbook.modes import carry_out, merge_waits  # noqa: PLC0415  # as above
+    from playbook.lanes import Interrupted  # noqa: PLC0415  # as above
+    from playbook.modes import Conduct, carry_out, carry_out_alone, merge_waits  # noqa: PLC0415  # as above
     from playbook.ports import Waits  # noqa: PLC0415  # as above
     from steps import PLAYBOOK  # noqa: PLC0415  # as above
 
@@ -409,31 +419,31 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
         screen.tell(event, fields)
 
     screen.say(f"Case: {folder}")
+    conduct = Conduct(settings=settings, waits=waits, approval=approval, tell=tell, started=signals.watch)
     try:
-        outcome = carry_out(
-            journal,
-            platforms,
-            PLAYBOOK,
-            operator,
-            settings=settings,
-            waits=waits,
-            approval=approval,
-            tell=tell,
+        if alone is not None:
+            outcome = carry_out_alone(journal, platforms, alone, operator, conduct)
+        else:
             # The wizard shows the plan itself, where it asks for the approval.
-            show=screen.show_doubts if not approval.batch else screen.show_walk,
-            preview=None if approval.batch else screen.preview,
-            started=signals.watch,
-        )
+            show = screen.show_doubts if not approval.batch else screen.show_walk
+            preview = None if approval.batch else screen.preview
+            outcome = carry_out(journal, platforms, PLAYBOOK, operator, conduct, show=show, preview=preview)
     except (Interrupted, KeyboardInterrupt):
-        screen.say(f"Stopped in order. Go on with: {NAME} resume {folder}", "bold")
+        screen.say(f"Stopped in order. Go on with: {_again(alone, folder)}", "bold")
         return int(signals.exit_code)
     except PlaybookError:
-        screen.say(f"The case is kept. Go on with: {NAME} resume {folder}")
+        screen.say(f"The case is kept. Go on with: {_again(alone, folder)}")
         raise
     finally:
         platforms.close()
-    _close(screen, journal, PLAYBOOK, outcome, options)
+    _close(screen, journal, PLAYBOOK if alone is None else (alone,), outcome, options)
     return int(outcome.exit_code)
+
+
+def _again(alone: Step | None, folder: Path) -> str:
+    """The command that goes on with what was stopped."""
+    commands_of = {"undo": f"{NAME} undo {folder}", "contain_now": f"{NAME} run --case {folder}"}
+    return commands_of.get(alone.id if alone is not None else "", f"{NAME} resume {folder}")
 
 
 def _close(
@@ -563,17 +573,45 @@ def _dry_run(  # noqa: PLR0917  # called in place of `_work`
 def resume(context: click.Context, /, **options: Any) -> None:
     """Go on with a case after a crash or a pause; without CASE the newest unfinished one.
 
-    Connection settings come from the case unless given.
+    Connection settings come from the case unless given. A finished case offers what has fallen due since: the
+    deletion of its old keys.
     """
+    from steps import RETIREMENT  # noqa: PLC0415  # not for --help
+
+    context.exit(_reopen(options, _find_case(options["case"]), when_finished=RETIREMENT))
+
+
+@commands.command()
+@click.argument("case", required=False)
+@_connection
+@_operator
+@_wait
+@_json
+@click.pass_context
+def undo(context: click.Context, /, **options: Any) -> None:
+    """Put back what can be put back, newest first, as a plan of its own; without CASE of the newest case.
+
+    Old keys go on again; a stored value cannot come back, for CircleCI never shows one. The case ends with it.
+    """
+    from steps import UNDO  # noqa: PLC0415  # not for --help
+
+    folder = _find_case(options["case"], finished=True)
+    context.exit(_reopen(options, folder, alone=UNDO))
+
+
+def _reopen(
+    options: dict[str, Any], folder: Path, *, alone: Step | None = None, when_finished: Step | None = None
+) -> int:
+    """Open a case again with its own settings and go on with it, or with one step beside it."""
     from dataclasses import replace  # noqa: PLC0415  # not for --help
 
     from playbook.journal import Journal, check_folder, opened  # noqa: PLC0415  # as above
     from playbook.modes import Mode, Settings, rehearsal  # noqa: PLC0415  # as above
+    from playbook.records import Sealed  # noqa: PLC0415  # as above
     from playbook.screen import Screen  # noqa: PLC0415  # as above
     from playbook.twins.scenario import load  # noqa: PLC0415  # as above
 
     screen = Screen()
-    folder = _find_case(options["case"])
     if not check_folder(folder):
         raise UsageError(f"{folder} holds no case.", remedy="`status` lists the cases.")
     journal = Journal.open(folder)
@@ -599,9 +637,66 @@ def resume(context: click.Context, /, **options: Any) -> None:
             platforms = rehearsal(settings, folder)
         else:
             platforms = _live(screen, settings, options, case=first.case)
-        code = _work(screen, journal, platforms, settings, options, operator, approval)
+        if journal.state.sealed is not None:
+            alone = alone or when_finished
+        code = _work(screen, journal, platforms, settings, options, operator, approval, alone)
+        if alone is not None and code == ExitCode.DONE:
+            word = "undone" if alone.id == "undo" else "done"
+            journal.append(Sealed(outcome=word, exit_code=code))
     finally:
         journal.close()
+    return code
+
+
+@commands.command()
+@click.argument("key_ids", metavar="KEY_ID...", nargs=-1, required=True)
+@_connection
+@_case
+@click.option("--yes", is_flag=True, help="Switch them off without asking.")
+@click.option("--no-input", is_flag=True, help="Never prompt.")
+@_wait
+@_json
+@click.pass_context
+def contain(context: click.Context, /, **options: Any) -> None:
+    """The first minute: switch access keys off now, by their ids; one typed confirmation, no inventory before.
+
+    Whose they are is asked of AWS. The case it opens goes on with `run --case DIR`.
+    """
+    from playbook.modes import Approval, Mode, open_case  # noqa: PLC0415  # not for --help
+    from playbook.operators.script import Script  # noqa: PLC0415  # as above
+    from playbook.screen import Screen  # noqa: PLC0415  # as above
+    from steps import contain_now  # noqa: PLC0415  # as above
+
+    screen = Screen()
+    for key_id in options["key_ids"]:
+        if not re.fullmatch(r"AKIA[A-Z2-7]{16}", key_id):
+            raise UsageError(
+                f"{key_id[:40]!r} is not the id of an access key (AKIA and 16 letters or digits). Nothing was done.",
+                remedy="Give the id, never the secret: `contain AKIA...`.",
+            )
+    if not _attended(options) and not options["yes"]:
+        raise UsageError(
+            "There is no terminal to confirm on. Nothing was switched off.",
+            remedy="Add --yes, or run it on a terminal.",
+        )
+    operator: Operator
+    if options["yes"]:
+        operator = Script("", yes=True, say=screen.say)
+    else:
+        from playbook.operators.wizard import Wizard  # noqa: PLC0415  # questionary costs 0.1 s
+
+        operator = Wizard()
+    settings = _settings(options)
+    folder = Path(options["folder"]).absolute() if options["folder"] else _new_case_folder()
+    journal = open_case(folder, Mode.LIVE, settings)
+    try:
+        platforms = _live(screen, settings, options, case=_case_id(journal), needs_circleci=False)
+        approval = Approval(yes=options["yes"], batch=options["yes"])
+        step = contain_now(options["key_ids"])
+        code = _work(screen, journal, platforms, settings, options, operator, approval, step)
+    finally:
+        journal.close()
+    screen.say(f"Next: {NAME} run --case {folder}   (find out where they are stored, and replace them)", "bold")
     context.exit(code)
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from playbook.ports import Attempt
+    from playbook.ports import Attempt, Evidence
 
 JOURNAL: Final = "journal.jsonl"
 LOCK: Final = ".lock"
@@ -407,6 +407,12 @@ class Journal:
     def head(self) -> str:
         """The last record's sum, which binds everything before it."""
         return self._head
+
+    def verdict(self, key: str) -> Evidence | None:
+        """The evidence of an action's `Verified`, when that is its last word."""
+        with self._condition:
+            progress = self.state.progress.get(key)
+            return progress.evidence if progress is not None and progress.state == "verified" else None
 
     def attempts(self, key: str) -> tuple[Attempt, ...]:
         """The intents so far of one action, oldest first."""

@@ -56,6 +56,8 @@ class Strategy(StrEnum):
     REPLACE = "replace"
     CONTAIN = "contain"
     DEACTIVATE = "deactivate"
+    OIDC = "oidc"
+    """Its jobs move to a role; the key goes off at the cut-over."""
     KEEP = "keep"
 
 
@@ -128,6 +130,8 @@ class Action(ABC):
     """`apply` (or `observe`) needs the secret held under `credential`."""
     destroys: ClassVar[bool] = False
     """`apply` ends something that may work: it is listed and confirmed by count."""
+    gate: ClassVar[str] = ""
+    """The name under which a human may override it with a typed reason, such as `canary`; empty: nobody may."""
 
     credential: str = ""
     after: tuple[str, ...] = ()
@@ -158,6 +162,11 @@ class Action(ABC):
     def attended(self) -> bool:
         """True when `apply` asks the human, so that it is done in the main thread before the lanes begin."""
         return False
+
+    @property
+    def subject(self) -> Mapping[str, str]:
+        """The access key it is about (`user`, `account`, `id`), for what the answers file says of that key."""
+        return {}
 
     @abstractmethod
     def describe(self) -> str:
@@ -393,6 +402,17 @@ class Ask(Protocol):
         ...
 
 
+def override_question(action: Action) -> Question[str]:
+    """Why a gate may be passed that did not open; there is no default, and the reason is kept."""
+    return Question(
+        id=f"gates.reason:{action.key}",
+        prompt=f"Why may this be passed: {action.describe()}?",
+        kind=str,
+        answer_key="keys.reason",
+        subject=action.subject,
+    )
+
+
 class Recovery(StrEnum):
     """What to do when a new key's secret is lost and some sinks already hold the key (`invariants` 2.4)."""
 
@@ -410,6 +430,8 @@ class Recourse(StrEnum):
     RETRY = "retry"
     SKIP = "skip"
     ABORT = "abort"
+    OVERRIDE = "override"
+    """A gate is passed for a reason that is typed and journaled; for an `Action.gate` alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,6 +490,9 @@ class Case:
     """The keys of the actions that are verified."""
     unsettled: tuple[str, ...] = ()
     """The keys of planned actions that are neither verified nor skipped."""
+    applied: tuple[tuple[Action, Evidence], ...] = ()
+    """What the case changed and has not put back, newest first, with what each `Applied` kept (empty when only the
+    intent is known). Only for a step that `reviews`."""
 
 
 class Step(ABC):
@@ -480,6 +505,8 @@ class Step(ABC):
     """The actions it may plan."""
     closing: ClassVar[bool] = False
     """True: it begins only when every earlier step is done, because it speaks of the whole."""
+    reviews: ClassVar[bool] = False
+    """True: its plan is made from what the case did (`Case.applied`)."""
 
     @abstractmethod
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:

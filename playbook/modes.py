@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,21 +26,21 @@ from playbook.decoding import met
 from playbook.engine import Engine, Outcome
 from playbook.errors import DeclinedError, GuardError, MissingAnswerError, UsageError
 from playbook.journal import Journal, opened, this_host
+from playbook.lanes import Tell
 from playbook.model import Action, Plan, Recourse, Recovery, action_from_data
 from playbook.operators.transcript import Transcript
 from playbook.ports import Platforms, Waits
 from playbook.records import Answered, Approved, Opened
 from playbook.scope import ask_scope
+from playbook.secret import Secret
 from playbook.world import CaseWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from playbook.engine import Tell
     from playbook.model import Operator, Question, Step, Trouble
     from playbook.ports import Json
-    from playbook.secret import Secret
 
 PLAN_FILE: Final = "plan.jsonl"
 
@@ -112,7 +112,9 @@ class LiveClock:
 # --- Worlds ---------------------------------------------------------------------------------------------------------
 
 
-def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callable[[str], Secret] | None) -> Platforms:
+def connect(
+    settings: Settings, token: Secret | None, *, case: str, ask_secret: Callable[[str], Secret] | None
+) -> Platforms:
     """The live world: boto3 and httpx behind the ports."""
     if os.environ.get("SSLKEYLOGFILE"):
         raise UsageError(
@@ -132,7 +134,7 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         case_id=case,
         allow_endpoint_override=settings.allow_endpoint_override,
     )
-    circleci = CircleCiClient(host=settings.circleci_host, token=token, parallel=settings.parallel)
+    circleci = CircleCiClient(host=settings.circleci_host, token=token or Secret("none"), parallel=settings.parallel)
 
     def close() -> None:
         circleci.close()
@@ -144,6 +146,7 @@ def connect(settings: Settings, token: Secret, *, case: str, ask_secret: Callabl
         clock=LiveClock(),
         identify=aws.identify,
         obtain=lambda source: obtain(source, os.environ, ask_secret),
+        accepts=aws.accepts,
         check_source=lambda source: check_source(source, os.environ, attended=ask_secret is not None),
         close=close,
         unopened=aws.unopened,
@@ -447,52 +450,82 @@ class Approver:
 
     def approve(self, plan: Plan) -> bool:
         """Under a digest anything new is refused; `yes` accepts it; a human is asked."""
-        if self._approval.yes:
+        if self._approval.yes or self._approval.digest == plan.digest():
             return True
         if self._approval.batch or self._approval.digest:
             raise GuardError(
-                f"The plan of {plan.step} holds something that was not in the approved plan. It was not carried out.",
-                remedy="Approve it on a terminal with `resume`, or accept it with `resume --batch --yes`.",
+                f"The plan of {plan.step} holds something that was not approved. It was not carried out.",
+                remedy=f"Review and approve it on a terminal, or give --approve {plan.digest()}, or --yes.",
             )
         return self._inner.approve(plan)
 
 
-def carry_out(
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a run is conducted, whatever it does."""
+
+    settings: Settings
+    waits: Waits
+    approval: Approval
+    tell: Tell
+    started: Callable[[Engine], None]
+    """Hears of the engine before it begins, so that a signal can stop it."""
+
+
+def carry_out(  # a case, a world, what is done there, who answers, and how
     journal: Journal,
     platforms: Platforms,
     steps: Sequence[Step],
     operator: Operator,
+    conduct: Conduct,
     *,
-    settings: Settings,
-    waits: Waits,
-    approval: Approval,
-    tell: Tell,
     show: Callable[[Walk], None],
     preview: Tell | None = None,
-    started: Callable[[Engine], None],
 ) -> Outcome:
     """Walk, have it approved, and do it; a case approved before goes on without asking again."""
+    approval = conduct.approval
     asking = journaled(operator, journal, batch=approval.batch)
     reviewed = approved_before(journal, asking, approval)
     if reviewed is None:
-        walked = walk(platforms, steps, asking, settings, waits, preview)
+        walked = walk(platforms, steps, asking, conduct.settings, conduct.waits, preview)
         show(walked)
         check_sources(walked, platforms)
         reviewed = approve_run(journal, walked, asking, approval)
-    engine = Engine(
+    engine = _engine(journal, platforms, Approver(asking, approval), conduct, reviewed)
+    conduct.started(engine)
+    return engine.run(steps)
+
+
+def carry_out_alone(
+    journal: Journal, platforms: Platforms, step: Step, operator: Operator, conduct: Conduct
+) -> Outcome:
+    """One step beside the playbook (contain, undo, retire), planned anew each time, with an approval of its own."""
+    asking = Approver(journaled(operator, journal, batch=conduct.approval.batch), conduct.approval)
+    # Nothing here has a pilot: what is contained or put back does not wait for the first to end.
+    engine = _engine(journal, platforms, asking, replace(conduct, settings=replace(conduct.settings, pilot=0)), {})
+    conduct.started(engine)
+    return engine.run((step,), again=frozenset({step.id}), closes=False)
+
+
+def _engine(
+    journal: Journal,
+    platforms: Platforms,
+    operator: Operator,
+    conduct: Conduct,
+    reviewed: Mapping[str, tuple[Action, ...]],
+) -> Engine:
+    return Engine(
         journal,
         platforms,
-        Approver(asking, approval),
-        waits=waits,
-        parallel=settings.parallel,
-        pilot=settings.pilot,
-        max_failures=settings.max_failures,
+        operator,
+        waits=conduct.waits,
+        parallel=conduct.settings.parallel,
+        pilot=conduct.settings.pilot,
+        max_failures=conduct.settings.max_failures,
         approved=frozenset(action.digest() for actions in reviewed.values() for action in actions),
         promised=reviewed,
-        tell=tell,
+        tell=conduct.tell,
     )
-    started(engine)
-    return engine.run(steps)
 
 
 def check_sources(walked: Walk, platforms: Platforms) -> None:

@@ -145,6 +145,133 @@ class KeyCreation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrailEvent:
+    """One management event of CloudTrail; it arrives minutes late, and data events (S3 objects) are not among them."""
+
+    event_id: str
+    at: datetime
+    name: str
+    """The API call, such as `CreateUser`."""
+    service: str
+    """Such as `iam` or `sts`: the event source without `.amazonaws.com`."""
+    region: str = ""
+    key_id: str = ""
+    """The key that signed: AKIA of a user, ASIA of a session."""
+    user: str = ""
+    """The IAM user's or the session's name."""
+    source_address: str = ""
+    user_agent: str = ""
+    error_code: str = ""
+    """Empty when the call succeeded."""
+    issued_key_id: str = ""
+    """The ASIA key id that the call handed out (`AssumeRole`, `GetSessionToken`, ...): where the trail goes on."""
+    role: str = ""
+    """The ARN of the role that was assumed."""
+    resources: tuple[str, ...] = ()
+    """What it acted on: the names and ARNs that CloudTrail lists, and the user, role or policy of its request."""
+
+
+class TrailKey(StrEnum):
+    """What CloudTrail can look events up by, one at a time (facts/aws 13)."""
+
+    ACCESS_KEY_ID = "AccessKeyId"
+    USER_NAME = "Username"
+    EVENT_NAME = "EventName"
+    RESOURCE_NAME = "ResourceName"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foothold:
+    """Something beside access keys and policies by which one can come back as a user."""
+
+    kind: str
+    """`login-profile`, `mfa-device`, `ssh-key`, `signing-certificate` or `service-credential`."""
+    id: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyDocument:
+    """A policy by its name and, when it is a managed one, its ARN."""
+
+    name: str
+    document: Mapping[str, Json]
+    arn: str = ""
+    changed_at: datetime | None = None
+    """When its default version was made; inline policies have no time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Principal:
+    """An IAM user or group with everything that gives it permissions: `iam:GetAccountAuthorizationDetails`."""
+
+    name: str
+    arn: str
+    created_at: datetime | None = None
+    inline: tuple[PolicyDocument, ...] = ()
+    attached: tuple[str, ...] = ()
+    """The ARNs of managed policies."""
+    groups: tuple[str, ...] = ()
+    boundary: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """An IAM role with its trust policy and its permissions."""
+
+    name: str
+    arn: str
+    trust: Mapping[str, Json]
+    path: str = "/"
+    created_at: datetime | None = None
+    max_session_s: int = 3600
+    description: str = ""
+    inline: tuple[PolicyDocument, ...] = ()
+    attached: tuple[str, ...] = ()
+    boundary: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountDetails:
+    """Who may do what in an account, in one paged read; AWS-managed policies are there when something uses them."""
+
+    users: tuple[Principal, ...] = ()
+    groups: tuple[Principal, ...] = ()
+    roles: tuple[Role, ...] = ()
+    policies: tuple[PolicyDocument, ...] = ()
+    """Managed policies, each in its default version."""
+
+    def policy(self, arn: str) -> PolicyDocument | None:
+        """The managed policy with this ARN, if it was listed."""
+        return next((policy for policy in self.policies if policy.arn == arn), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityProvider:
+    """An OIDC provider (or, with `saml`, a SAML one) registered in an account."""
+
+    arn: str
+    url: str
+    """The issuer without `https://`, as IAM keeps it; empty for SAML."""
+    client_ids: tuple[str, ...] = ()
+    thumbprints: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    saml: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessedService:
+    """One service of `iam:GetServiceLastAccessedDetails`; denied attempts count too (facts/aws 9)."""
+
+    service: str
+    """The namespace, such as `ecr`."""
+    at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Credential:
     """A minted access key with its secret, which exists nowhere but here."""
 
@@ -204,6 +331,54 @@ class AwsReader(Protocol):
         """Which of these IAM actions our identity may use, or None when this cannot be asked."""
         ...
 
+    def key_owner(self, key_id: str) -> str | None:
+        """The user whose key this is (`iam:GetAccessKeyLastUsed` names it); None when it is no key of this account."""
+        ...
+
+    def trail(self, by: TrailKey, value: str, since: datetime) -> tuple[TrailEvent, ...]:
+        """CloudTrail's events in every enabled region, oldest first; 2 requests a second a region, 90 days back."""
+        ...
+
+    def user_tags(self, user: str) -> Mapping[str, str]:
+        """The user's tags, read now. Raises `AwsError` with code `NoSuchEntity` when the user is gone."""
+        ...
+
+    def user_policy(self, user: str, name: str) -> Mapping[str, Json] | None:
+        """An inline policy of a user, or None."""
+        ...
+
+    def role_policy(self, role: str, name: str) -> Mapping[str, Json] | None:
+        """An inline policy of a role, or None."""
+        ...
+
+    def attached_user_policies(self, user: str) -> tuple[str, ...]:
+        """The ARNs of the managed policies attached to the user itself, read now."""
+        ...
+
+    def footholds(self, user: str) -> tuple[Foothold, ...]:
+        """Passwords, MFA devices, SSH keys, certificates and service credentials of one user."""
+        ...
+
+    def details(self) -> AccountDetails:
+        """Every user, group, role and customer policy with their documents, all pages."""
+        ...
+
+    def providers(self) -> tuple[IdentityProvider, ...]:
+        """Every OIDC and SAML provider of the account."""
+        ...
+
+    def role(self, name: str) -> Role | None:
+        """One role with trust, inline and attached policies, or None."""
+        ...
+
+    def managed_policy(self, arn: str) -> PolicyDocument | None:
+        """The default version of a managed policy, or None."""
+        ...
+
+    def accessed_services(self, arn: str) -> tuple[AccessedService, ...]:
+        """What a user or role tried to use; takes a job of seconds, and lags by hours."""
+        ...
+
 
 class Aws(AwsReader, Protocol):
     """One AWS account, writable. Each write is sent to the network once; the engine decides what follows."""
@@ -218,6 +393,85 @@ class Aws(AwsReader, Protocol):
 
     def delete_access_key(self, user: str, key_id: str) -> datetime:
         """Delete for good. A key already gone raises `AwsError` with code `NoSuchEntity`. Answers AWS's time."""
+        ...
+
+    def put_user_policy(self, user: str, name: str, document: Mapping[str, Json]) -> datetime:
+        """Write an inline policy of a user, new or not. Answers AWS's time."""
+        ...
+
+    def delete_user_policy(self, user: str, name: str) -> None:
+        """Remove an inline policy of a user; one that is not there raises nothing."""
+        ...
+
+    def put_role_policy(self, role: str, name: str, document: Mapping[str, Json]) -> datetime:
+        """Write an inline policy of a role, new or not. Answers AWS's time."""
+        ...
+
+    def delete_role_policy(self, role: str, name: str) -> None:
+        """Remove an inline policy of a role; one that is not there raises nothing."""
+        ...
+
+    def tag_user(self, user: str, key: str, value: str) -> datetime:
+        """Set one tag. Answers AWS's time."""
+        ...
+
+    def untag_user(self, user: str, key: str) -> None:
+        """Remove one tag; one that is not there raises nothing."""
+        ...
+
+    def create_provider(self, url: str, client_ids: Sequence[str], tags: Mapping[str, str]) -> str:
+        """Register an OIDC issuer (`https://...`) and answer its ARN. `EntityAlreadyExists` when there is one."""
+        ...
+
+    def add_client_id(self, arn: str, client_id: str) -> None:
+        """Add an audience to an OIDC provider; idempotent."""
+        ...
+
+    def remove_client_id(self, arn: str, client_id: str) -> None:
+        """Remove an audience from an OIDC provider; one that is not there raises nothing."""
+        ...
+
+    def delete_provider(self, arn: str) -> None:
+        """Remove an OIDC provider; one that is not there raises nothing."""
+        ...
+
+    def create_role(self, role: Role) -> str:
+        """Make a role with trust, path, session length, boundary, description and tags; answers its ARN.
+
+        Its policies are put and attached one by one. `EntityAlreadyExists` when there is one.
+        """
+        ...
+
+    def update_trust(self, role: str, document: Mapping[str, Json]) -> None:
+        """Replace a role's whole trust policy; AWS keeps no earlier version (invariants F51)."""
+        ...
+
+    def update_session_length(self, role: str, seconds: int) -> None:
+        """Set a role's longest session, 3,600 to 43,200 seconds."""
+        ...
+
+    def tag_role(self, role: str, key: str, value: str) -> None:
+        """Set one tag of a role."""
+        ...
+
+    def attach_role_policy(self, role: str, policy_arn: str) -> None:
+        """Attach a managed policy; idempotent."""
+        ...
+
+    def detach_role_policy(self, role: str, policy_arn: str) -> None:
+        """Detach a managed policy; one that is not attached raises nothing."""
+        ...
+
+    def create_policy(self, name: str, document: Mapping[str, Json], tags: Mapping[str, str]) -> str:
+        """Make a managed policy and answer its ARN. `EntityAlreadyExists` when there is one of the name."""
+        ...
+
+    def delete_policy(self, arn: str) -> None:
+        """Delete a managed policy that is attached nowhere; one that is not there raises nothing."""
+        ...
+
+    def delete_role(self, role: str) -> None:
+        """Delete a role without policies; one that is not there raises nothing."""
         ...
 
 
@@ -396,6 +650,90 @@ class RunConfigs:
     holes: tuple[Hole, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PipelineDefinition:
+    """What a pipeline of a project is started from (`/projects/{id}/pipeline-definitions`)."""
+
+    id: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One run of a project's configuration."""
+
+    id: str
+    project: str
+    """The project's slug."""
+    created_at: datetime
+    number: int = 0
+    errors: tuple[str, ...] = ()
+    """Why it made no workflow, in CircleCI's words."""
+
+
+class WorkflowStatus(StrEnum):
+    """CircleCI's own words for a workflow's state."""
+
+    SUCCESS = "success"
+    RUNNING = "running"
+    NOT_RUN = "not_run"
+    FAILED = "failed"
+    ERROR = "error"
+    FAILING = "failing"
+    ON_HOLD = "on_hold"
+    CANCELED = "canceled"
+    UNAUTHORIZED = "unauthorized"
+    UNKNOWN = "unknown"
+    """A word this version does not know: never taken for an end."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it runs any more; a workflow on hold may go on."""
+        return self in {
+            WorkflowStatus.SUCCESS,
+            WorkflowStatus.NOT_RUN,
+            WorkflowStatus.FAILED,
+            WorkflowStatus.ERROR,
+            WorkflowStatus.CANCELED,
+            WorkflowStatus.UNAUTHORIZED,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """One workflow of a pipeline."""
+
+    id: str
+    name: str
+    pipeline: str
+    project: str
+    status: WorkflowStatus
+    created_at: datetime
+    stopped_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job of a workflow; `number` is None until it runs, and for an approval."""
+
+    id: str
+    name: str
+    status: str
+    number: int | None = None
+    started_at: datetime | None = None
+    stopped_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTest:
+    """One test case that a job stored; how the canary says what it saw."""
+
+    name: str
+    classname: str
+    result: str
+    message: str = ""
+
+
 class CircleCiReader(Protocol):
     """CircleCI, read only. A refused read raises `CircleCiError`; a rejected token `CredentialsError`."""
 
@@ -440,6 +778,46 @@ class CircleCiReader(Protocol):
         """What the latest pipelines ran with, newest first, at most so many: a call for the list, one for each."""
         ...
 
+    def pipeline_definitions(self, project: Project) -> tuple[PipelineDefinition, ...]:
+        """What a pipeline of the project can be started from."""
+        ...
+
+    def default_branch(self, project: Project) -> str:
+        """The branch a pipeline runs on when none is named."""
+        ...
+
+    def inline_config_allowed(self, project: Project) -> bool | None:
+        """Whether a pipeline may be started with a config of ours; None when this cannot be asked."""
+        ...
+
+    def pipelines(self, project: str, since: datetime) -> tuple[Pipeline, ...]:
+        """The pipelines of a project (its slug) created since, newest first."""
+        ...
+
+    def pipeline(self, pipeline_id: str) -> Pipeline:
+        """One pipeline, with the errors that kept it from running."""
+        ...
+
+    def workflows(self, pipeline_id: str) -> tuple[Workflow, ...]:
+        """The workflows of a pipeline, reruns included."""
+        ...
+
+    def jobs(self, workflow_id: str) -> tuple[Job, ...]:
+        """The jobs of a workflow."""
+        ...
+
+    def test_results(self, project: str, job_number: int) -> tuple[StoredTest, ...]:
+        """The test cases that a job of the project (its slug) stored."""
+        ...
+
+    def running_disabled(self, organization: Organization) -> bool | None:
+        """Whether all new work of the organization is blocked; None where the API does not say (Server)."""
+        ...
+
+    def forks_receive_secrets(self, project: Project) -> bool:
+        """Whether builds of forked pull requests get the project's secrets and OIDC tokens."""
+        ...
+
 
 class CircleCi(CircleCiReader, Protocol):
     """CircleCI, writable."""
@@ -454,6 +832,61 @@ class CircleCi(CircleCiReader, Protocol):
 
     def create_context(self, organization: Organization, name: str) -> Sink:
         """Make a context. Not idempotent."""
+        ...
+
+    def delete_context(self, context: Sink) -> None:
+        """Remove a context and all it stores; one that is not there raises nothing."""
+        ...
+
+    def create_restriction(self, context: Sink, kind: str, value: str) -> Restriction:
+        """Restrict a context further. One that is there already is answered as it is (409)."""
+        ...
+
+    def delete_restriction(self, context: Sink, restriction_id: str) -> None:
+        """Lift a restriction; the last project restriction opens the context to every project."""
+        ...
+
+    def run_inline(self, project: Project, definition: PipelineDefinition, branch: str, config: str) -> Pipeline:
+        """Start a pipeline with this config instead of the repository's. Not idempotent.
+
+        Raises `CircleCiError` with code `InlineConfigForbidden` where the organization or project does not allow it.
+        """
+        ...
+
+    def rerun_workflow(self, workflow_id: str, *, from_failed: bool) -> str:
+        """Run a workflow again, whole or from where it failed, and answer the new one's id. Not idempotent."""
+        ...
+
+    def cancel_workflow(self, workflow_id: str) -> None:
+        """Cancel what still runs of a workflow; one that is over raises nothing."""
+        ...
+
+    def set_running_disabled(self, organization: Organization, *, disabled: bool) -> None:
+        """Block or allow all new work of the organization; what runs goes on. Idempotent."""
+        ...
+
+    def create_checkout_key(self, project: Project, kind: str) -> StoredSecret:
+        """Make a `deploy-key` or `user-key`. Not idempotent; standalone projects answer 400."""
+        ...
+
+    def delete_checkout_key(self, project: Project, fingerprint: str) -> None:
+        """Remove a checkout key from CircleCI, not from the code host; one that is not there raises nothing."""
+        ...
+
+    def delete_ssh_key(self, project: Project, hostname: str, fingerprint: str) -> None:
+        """Remove an additional SSH key; one that is not there raises nothing."""
+        ...
+
+    def delete_project_token(self, project: Project, token_id: str) -> None:
+        """Revoke a project API token; one that is not there raises nothing."""
+        ...
+
+    def delete_runner_token(self, token_id: str) -> None:
+        """Revoke a runner token; one that is not there raises nothing."""
+        ...
+
+    def set_webhook_secret(self, webhook_id: str, value: Secret) -> None:
+        """Give a webhook a new signing secret; both spellings of the field are sent (facts/circleci 4.5)."""
         ...
 
 
@@ -563,8 +996,19 @@ class View(Protocol):
         """Who STS says this new credential is, asked in every probe region; None while it is not accepted."""
         ...
 
+    def accepts(self, credential: Credential, service: str, region: str) -> bool | None:
+        """Whether a service CI uses (`ecr`, `s3`) accepts this new credential's signature; None: it cannot be told.
+
+        A refusal for want of permission is an acceptance: the signature was checked before it.
+        """
+        ...
+
     def past(self, key: str) -> tuple[Attempt, ...]:
         """The intents so far of the action with this key, oldest first."""
+        ...
+
+    def verdict(self, key: str) -> Evidence | None:
+        """The evidence of the action's `Verified`, when that is its last word; a gate passed by hand says so in it."""
         ...
 
     def looks(self, key: str) -> tuple[Evidence, ...]:
@@ -607,6 +1051,8 @@ class Platforms:
     identify: Callable[[Credential], Identity | None]
     """Asks STS in two regions (one under an endpoint override) and answers only when all agree."""
     obtain: Callable[[str], Secret]
+    accepts: Callable[[Credential, str, str], bool | None] = field(default=lambda _credential, _service, _region: None)
+    """Asks a service, in a region, whether it accepts the credential's signature."""
     check_source: Callable[[str], None] = field(default=lambda _source: None)
     """Refuses a source of a new value that would fail later; reads no value."""
     close: Callable[[], None] = field(default=lambda: None)

@@ -68,7 +68,7 @@ class Approved(Record, frozen=True, kw_only=True, tag=True):
     """A yes to something named: a step's plan, the whole run, or an outage."""
 
     subject: str
-    """`run`, `step:<id>`, or `outage:<key id>`."""
+    """`run`, `step:<id>`, `outage:<key id>`, or `override:<action key>` of a gate passed by hand."""
     digest: str
     by: str
     host: str
@@ -257,6 +257,8 @@ class State:
             # A plan cut short by a crash is planned again under the same round: the newer one stands.
             parts[:] = [part for part in parts if part.round != record.round]
         parts.append(record)
+        # Another round after the end, such as a deletion that fell due: the case is open again.
+        self.sealed = None
         if record.step in self.done:
             self.done.remove(record.step)
 

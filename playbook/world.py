@@ -79,9 +79,17 @@ class CaseWorld:
         """Who STS says the credential is; None while it is not accepted."""
         return self._platforms.identify(credential)
 
+    def accepts(self, credential: Credential, service: str, region: str) -> bool | None:
+        """Whether a service accepts the credential's signature; None when it cannot be told."""
+        return self._platforms.accepts(credential, service, region)
+
     def past(self, key: str) -> tuple[Attempt, ...]:
         """The intents so far of one action, oldest first."""
         return self._journal.attempts(key)
+
+    def verdict(self, key: str) -> Evidence | None:
+        """The evidence of the action's `Verified`, when that is its last word."""
+        return self._journal.verdict(key)
 
     def looks(self, key: str) -> tuple[Evidence, ...]:
         """The evidence of this process's pending looks at one action."""

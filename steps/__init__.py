@@ -1,4 +1,4 @@
-"""The steps of the playbook; `PLAYBOOK` states their order, once."""
+"""The steps of the playbook; `PLAYBOOK` states their order, once. The others stand beside it, each a command's."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 from steps.check_access import CheckAccess
 from steps.close_incident import CloseIncident
+from steps.contain_now import ContainNow
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
+from steps.put_back import PutBack
 from steps.replace_access_keys import ReplaceAccessKeys
+from steps.retire_old_keys import RetireOldKeys
 from steps.update_variables import UpdateVariables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from playbook.model import Step
 
 PLAYBOOK: tuple[Step, ...] = (
@@ -22,3 +27,12 @@ PLAYBOOK: tuple[Step, ...] = (
     UpdateVariables(),
     CloseIncident(),
 )
+
+RETIREMENT: Step = RetireOldKeys()
+"""What `resume` offers on a finished case."""
+UNDO: Step = PutBack()
+
+
+def contain_now(key_ids: Sequence[str]) -> Step:
+    """The first minute, for these keys."""
+    return ContainNow(key_ids)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from playbook.model import Finding, Phase, Plan, Question, Step, Strategy
+from playbook.model import Finding, Phase, Plan, Step, Strategy
 from playbook.ports import display
-from steps.decisions import decide_keys
+from steps.decisions import ask_grace_hours, decide_keys
 from steps.iam_keys import DeactivateKey
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
     from playbook.ports import View
-
-GRACE_HOURS = 24
 
 
 class CloseIncident(Step):
@@ -42,19 +40,7 @@ class CloseIncident(Step):
             if key.is_active and off not in case.verified:
                 findings.append(Finding(level="danger", text=f"STILL ON, though it was to be switched off: {who}."))
                 continue
-            hours = int(
-                ask(
-                    Question(
-                        id=f"keys.grace_hours:{item.lane}/{key.id}",
-                        prompt=f"How many hours does {key.id} stay, switched off, before it may be deleted?",
-                        kind=int,
-                        answer_key="keys.grace_hours",
-                        subject={"user": key.user, "account": key.account, "id": key.id},
-                        default=GRACE_HOURS,
-                        optional=True,
-                    )
-                )
-            )
+            hours = ask_grace_hours({"user": key.user, "account": key.account, "id": key.id}, ask)
             due = (view.clock.now() + timedelta(hours=hours)).isoformat(timespec="minutes")
             text = f"Switched off, to be deleted once nothing has missed it: {who}."
             findings.append(Finding(level="note", text=text, due_at=due))

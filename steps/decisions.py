@@ -6,15 +6,20 @@ Asking again is free: an answer already in the journal is not asked twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from playbook.correlate import Correlation, Match, StoredVariable
+from playbook.errors import AwsError, GuardError
 from playbook.inventory import Inventory
 from playbook.model import Choice, Confidence, Question, Severity, Strategy
-from playbook.ports import AccessKey, SinkKind, display
+from playbook.ports import AccessKey, LastUsed, SinkKind, display
 from playbook.scope import ask_severity
+from steps.key_slots import UNUSED, Slots, Use, choose_slots, use_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from playbook.model import Ask, Case
     from playbook.ports import View
 
@@ -22,10 +27,11 @@ STRATEGIES = (
     Choice(value=Strategy.REPLACE, title="replace - new key in every place, proved, then the old one off"),
     Choice(value=Strategy.CONTAIN, title="contain - the old key off now (builds break), then replace it"),
     Choice(value=Strategy.DEACTIVATE, title="deactivate - off now, no replacement"),
+    Choice(value=Strategy.OIDC, title="oidc - its jobs get a role instead; the key goes off at the cut-over"),
     Choice(value=Strategy.KEEP, title="keep - leave it on, with a reason"),
 )
+GRACE_HOURS = 24
 REPLACING = frozenset({Strategy.REPLACE, Strategy.CONTAIN})
-UNUSED_DAYS = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,8 @@ class KeyDecision:
     by_hand: tuple[str, ...]
     """The projects whose old AWS integration holds it, which only hands can change."""
     user_arn: str
+    room: tuple[AccessKey, ...] = ()
+    """The unused keys of the same user that are deleted to make room for its replacement."""
 
     @property
     def lane(self) -> str:
@@ -83,6 +91,7 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
             doubtful=correlation.may_hold(key.id),
             by_hand=_by_hand(inventory, key),
             user_arn=arns.get((key.account, key.user), ""),
+            room=_ask_for_room(view, key, correlation, inventory, ask) if strategy in REPLACING else (),
         )
         for key, strategy in zip(inventory.keys, strategies, strict=True)
     )
@@ -92,6 +101,23 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
         if item.strategy in REPLACING and item.places:
             _ask_confidence(item, ask)
     return decisions
+
+
+def ask_grace_hours(subject: Mapping[str, str], ask: Ask) -> int:
+    """How long a key stays, switched off, before it may be deleted; nobody is bothered."""
+    return int(
+        ask(
+            Question(
+                id=f"keys.grace_hours:{subject['account']}/{subject['user']}/{subject['id']}",
+                prompt=f"How many hours does {subject['id']} stay, switched off, before it may be deleted?",
+                kind=int,
+                answer_key="keys.grace_hours",
+                subject=subject,
+                default=GRACE_HOURS,
+                optional=True,
+            )
+        )
+    )
 
 
 def _by_hand(inventory: Inventory, key: AccessKey) -> tuple[str, ...]:
@@ -110,9 +136,10 @@ def _strategy_question(
     doubtful = correlation.may_hold(key.id)
     by_hand = _by_hand(inventory, key)
     exposed = bool(places or doubtful or by_hand) and key.is_active
-    refused = _refused(view, key, places, doubtful, inventory)
-    wanted = Strategy.CONTAIN if severity is Severity.CONFIRMED else Strategy.REPLACE
-    proposal = wanted if exposed and wanted not in refused else Strategy.KEEP
+    refused = _refused(view, key, correlation, inventory)
+    proposal = propose(severity, key, used, stored=bool(places), at=datetime.fromisoformat(inventory.generated_at))
+    if proposal in refused or not (exposed or places):
+        proposal = Strategy.KEEP
     held = [f"{place.stored.sink.name}:{place.stored.variable.name}" for place in places or doubtful]
     where = ", ".join([*held, *(f"the AWS integration of {project}" for project in by_hand)])
     return Question(
@@ -140,10 +167,68 @@ def _strategy_question(
     )
 
 
-def _refused(
-    view: View, key: AccessKey, places: tuple[Match, ...], doubtful: tuple[Match, ...], inventory: Inventory
-) -> dict[str, str]:
+def propose(severity: Severity, key: AccessKey, used: LastUsed | None, *, stored: bool, at: datetime) -> Strategy:
+    """What a responder would most likely do with an exposed key; `at` is when the inventory was read."""
+    if not key.is_active:
+        # Off already, as after `contain`: its builds are down until it is replaced.
+        return Strategy.CONTAIN if stored and severity is not Severity.ROUTINE else Strategy.KEEP
+    if severity is Severity.CONFIRMED:
+        return Strategy.CONTAIN if stored else Strategy.DEACTIVATE
+    if use_of(used, at) in {Use.NEVER, Use.LONG_AGO} and key.created_at < at - UNUSED:
+        return Strategy.DEACTIVATE
+    return Strategy.REPLACE
+
+
+def _slots(
+    view: View, key: AccessKey, correlation: Correlation, inventory: Inventory
+) -> tuple[Slots, dict[str, LastUsed]]:
+    """Which keys make room for the replacement of this one, by uses that are read now."""
+    mine = (key.account, key.user)
+    others = [other for other in inventory.keys if (other.account, other.user) == mine and other.id != key.id]
+    if not others:
+        return Slots(), {}
+    aws = view.aws(key.account)
+    used: dict[str, LastUsed] = {}
+    for other in others:
+        try:
+            used[other.id] = aws.last_used(other.id)
+        except AwsError:
+            continue  # an answer that did not come proves nothing
+    held = {other.id for other in others if correlation.stored_in(other.id) or correlation.may_hold(other.id)}
+    stored = frozenset(held | {other.id for other in others if _by_hand(inventory, other)})
+    now = datetime.fromisoformat(inventory.generated_at)
+    return choose_slots(key, others, last_used=used, stored=stored, now=now), used
+
+
+def _ask_for_room(
+    view: View, key: AccessKey, correlation: Correlation, inventory: Inventory, ask: Ask
+) -> tuple[AccessKey, ...]:
+    """Have the deletion of each key that makes room agreed to: deleting is never implied by a strategy."""
+    slots, used = _slots(view, key, correlation, inventory)
+    for victim in slots.free:
+        last = used[victim.id].at
+        agreed = ask(
+            Question(
+                id=f"keys.delete_to_make_room:{victim.account}/{victim.user}/{victim.id}",
+                prompt=f"{display(key.user)} has no free slot. Delete {victim.id} ({victim.status.value}, last used "
+                f"{last.date().isoformat() if last else 'never'}, stored nowhere) for good to make room?",
+                kind=bool,
+                answer_key="keys.delete_after_grace",
+                subject=_subject(victim),
+            )
+        )
+        if not agreed:
+            raise GuardError(
+                f"{key.id} of {display(key.user)} cannot be replaced without the slot that {victim.id} takes, and its "
+                "deletion was not agreed to. Nothing was changed.",
+                remedy=f"Give {key.id} another strategy, or set delete_after_grace = true for {victim.id}.",
+            )
+    return slots.free
+
+
+def _refused(view: View, key: AccessKey, correlation: Correlation, inventory: Inventory) -> dict[str, str]:
     """The strategies that could not be carried out or would lock us out, each with the reason."""
+    places, doubtful = correlation.stored_in(key.id), correlation.may_hold(key.id)
     if view.aws(key.account).own_key_id() == key.id:
         why = f"this run signs with {key.id} itself and would lock itself out; run with another identity for that"
         return dict.fromkeys((*REPLACING, Strategy.DEACTIVATE), why)
@@ -159,15 +244,9 @@ def _refused(
     if halves:
         where = f"{display(halves[0].stored.sink.name)}:{display(halves[0].stored.variable.name)}"
         return dict.fromkeys(REPLACING, f"no variable beside {where} holds the secret that belongs to it")
-    others = [
-        other for other in inventory.keys if (other.account, other.user) == (key.account, key.user) and other != key
-    ]
-    if others:
-        listed = ", ".join(f"{other.id} ({other.status.value})" for other in others)
-        why = (
-            f"{display(key.user)} has no free slot: IAM allows two keys, inactive ones included, and there is {listed}"
-        )
-        return dict.fromkeys(REPLACING, why)
+    slots, _ = _slots(view, key, correlation, inventory)
+    if slots.refusal:
+        return dict.fromkeys(REPLACING, slots.refusal)
     return {}
 
 

@@ -11,6 +11,8 @@ from playbook.model import Action, Observation, Status
 from playbook.ports import Credential, KeyStatus, Sink, display
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from playbook.ports import Evidence, KeyListing, View, World
 
 
@@ -100,27 +102,37 @@ def look_at_pairs(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeactivateKey(Action):
+class KeyAction(Action):
+    """What is done to one access key; its lane is the user's, so that one thing at a time happens to a user."""
+
+    account: str
+    user: str
+    key_id: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.lane}/{self.key_id}"
+
+    @property
+    def lane(self) -> str:
+        return f"{self.account}/{self.user}"
+
+    @property
+    def subject(self) -> Mapping[str, str]:
+        return {"user": self.user, "account": self.account, "id": self.key_id}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeactivateKey(KeyAction):
     """Switch a key off, reversibly; with `pairs`, only while every one of them holds the new key."""
 
     kind: ClassVar[str] = "iam:deactivate-access-key"
     permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:UpdateAccessKey"})
     destroys: ClassVar[bool] = True
 
-    account: str
-    user: str
-    key_id: str
     pairs: tuple[Pair, ...] = ()
     mint: str = ""
     """The action that made the new key, when this is the old one of a replacement."""
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
-
-    @property
-    def lane(self) -> str:
-        return f"{self.account}/{self.user}"
 
     def describe(self) -> str:
         return f"deactivate {self.key_id} of {display(self.user)} in {self.account}"
@@ -157,23 +169,11 @@ class DeactivateKey(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivateKey(Action):
+class ActivateKey(KeyAction):
     """Switch a key on again that we switched off: the undoing of `DeactivateKey`."""
 
     kind: ClassVar[str] = "iam:activate-access-key"
     permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:UpdateAccessKey"})
-
-    account: str
-    user: str
-    key_id: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
-
-    @property
-    def lane(self) -> str:
-        return f"{self.account}/{self.user}"
 
     def describe(self) -> str:
         return f"activate {self.key_id} of {display(self.user)} in {self.account} again"
@@ -194,24 +194,19 @@ class ActivateKey(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeleteKey(Action):
+class DeleteKey(KeyAction):
     """Delete an inactive key for good: an orphan proved ours, or an old key whose slot was given up by approval."""
 
     kind: ClassVar[str] = "iam:delete-access-key"
-    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListAccessKeys", "iam:DeleteAccessKey"})
+    permissions: ClassVar[frozenset[str]] = frozenset(
+        {"iam:ListAccessKeys", "iam:DeleteAccessKey", "iam:GetAccessKeyLastUsed"}
+    )
     destroys: ClassVar[bool] = True
 
-    account: str
-    user: str
-    key_id: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.user}/{self.key_id}"
-
-    @property
-    def lane(self) -> str:
-        return f"{self.account}/{self.user}"
+    soaks: bool = False
+    """True for a retirement: off for `soak` by AWS's clock and unused since, every pair on the new key (I5)."""
+    pairs: tuple[Pair, ...] = ()
+    mint: str = ""
 
     def describe(self) -> str:
         return f"delete {self.key_id} of {display(self.user)} in {self.account} for good"
@@ -230,7 +225,27 @@ class DeleteKey(Action):
         if seen.is_active:
             reason = f"{self.key_id} is active, and an active key is never deleted"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
-        return Observation(status=Status.ABSENT, evidence=evidence)
+        premise = look_at_pairs(view, listing, self.pairs, self.mint, None) or (self._soak(view, listing))
+        return premise or Observation(status=Status.ABSENT, evidence=evidence)
+
+    def _soak(self, view: View, listing: KeyListing) -> Observation | None:
+        """What stands against the end of a key that was switched off: too fresh, or missed by somebody (F23)."""
+        if not self.soaks:
+            return None
+        off_at = switched_off_at(view, self.account, self.user, self.key_id)
+        if off_at is None:
+            reason = f"nothing says since when {self.key_id} is off"
+            return Observation(status=Status.CONFLICT, reason=reason)
+        left = (off_at + timedelta(seconds=view.waits.soak) - listing.server_time).total_seconds()
+        if left > 0:
+            reason = f"{self.key_id} stays off for {view.waits.soak} s before it is deleted"
+            return Observation(status=Status.PENDING, reason=reason, again_s=left)
+        used = view.aws(self.account).last_used(self.key_id)
+        if used.at is not None and used.at > off_at:
+            who = f"{display(used.service) or 'a service'} in {display(used.region) or 'some region'}"
+            reason = f"somebody tried {self.key_id} at {used.at.isoformat()}, after it was off ({who}); find out who"
+            return Observation(status=Status.CONFLICT, reason=reason)
+        return None
 
     def apply(self, world: World) -> Evidence:
         tried_before = len(world.past(self.key)) > 1
@@ -242,6 +257,14 @@ class DeleteKey(Action):
                 raise
             return {"key_id": self.key_id, "gone": True}
         return {"key_id": self.key_id, "server_time": at.isoformat()}
+
+
+def switched_off_at(view: View, account: str, user: str, key_id: str) -> datetime | None:
+    """AWS's time of our last switching off of this key, or of the look at it when its reply was lost."""
+    name = f"{DeactivateKey.kind}:{account}/{user}/{key_id}"
+    done = [attempt.applied for attempt in view.past(name)]
+    times = [server_time(evidence) for evidence in (view.verdict(name), *done) if evidence is not None]
+    return next((at for at in reversed(times) if at is not None), None)
 
 
 def retire(account: str, user: str, key_id: str, *, pairs: tuple[Pair, ...] = (), mint: str = "") -> tuple[Action, ...]:
@@ -269,10 +292,12 @@ class ConfirmKeys(Action):
     pairs: tuple[Pair, ...] = ()
     """Where the new key must be seen once more, after the last change."""
     mint: str = ""
+    occasion: str = ""
+    """Tells two last looks at one user in one case apart."""
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.user}"
+        return f"{self.kind}:{self.account}/{self.user}{f'/{self.occasion}' if self.occasion else ''}"
 
     @property
     def lane(self) -> str:

@@ -15,7 +15,9 @@ from playbook.errors import AwsError, CredentialsError, Effect, ServiceError
 from playbook.model import Action, Finding, Observation, Phase, Plan, Status, Step, Strategy
 from playbook.ports import Attempt, Credential, KeyListing, display
 from playbook.secret import Secret
-from steps.decisions import REPLACING, KeyDecision, decide_keys
+from steps.canary_job import RerunAsCanary, RunCanary
+from steps.decisions import REPLACING, Decisions, KeyDecision, decide_keys
+from steps.gates import ConfirmSilence, ConfirmSwitched, DrainJobs, ProveAtService
 from steps.iam_keys import (
     ActivateKey,
     ConfirmKeys,
@@ -29,13 +31,15 @@ from steps.iam_keys import (
     retire,
     server_time,
 )
+from steps.key_slots import KEYS_PER_USER, ProveUnused, free_slot
+from steps.places import projects_of
+from steps.replacement_options import Canaries, Planned, ask_options, canaries, service_gates
+from steps.user_lease import ReleaseLease, TakeLease
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
     from playbook.ports import AccessKey, Evidence, Variables, View, World
 
-KEYS_PER_USER = 2
-"""IAM's quota, inactive keys included; it cannot be raised (facts, AWS row 1)."""
 PROOFS = 3
 """Consecutive good answers of STS; one alone is no proof (facts, AWS row 5)."""
 
@@ -408,10 +412,27 @@ class ReplaceAccessKeys(Step):
     id = "replace_access_keys"
     title = "Replace the access keys"
     phase = Phase.ERADICATION
-    kinds = (CreateAccessKey, ProveKey, StoreKey, DeactivateKey, ActivateKey, DeleteKey, ConfirmKeys)
+    kinds = (
+        TakeLease,
+        ProveUnused,
+        CreateAccessKey,
+        ProveKey,
+        ProveAtService,
+        StoreKey,
+        RunCanary,
+        RerunAsCanary,
+        DrainJobs,
+        ConfirmSwitched,
+        ConfirmSilence,
+        DeactivateKey,
+        ActivateKey,
+        DeleteKey,
+        ConfirmKeys,
+        ReleaseLease,
+    )
 
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
-        """Plan mint, proof, stores, deactivation and the last look for every key to replace."""
+        """Plan mint, proof, stores, gates, deactivation and the last look for every key to replace."""
         decisions = decide_keys(view, case, ask)
         actions: list[Action] = []
         findings: list[Finding] = []
@@ -422,8 +443,9 @@ class ReplaceAccessKeys(Step):
                 text = f"{item.key.id} of {display(item.key.user)} is stored nowhere in CircleCI: nothing to replace."
                 findings.append(Finding(level="warning", text=text))
                 continue
-            known = tuple(other.key.id for other in decisions.of_user(item.key.account, item.key.user))
-            actions += _replacement(item, known)
+            planned, found = _replacement(view, decisions, item, ask)
+            actions += planned
+            findings += found
         if actions:
             findings += [
                 Finding(
@@ -436,16 +458,18 @@ class ReplaceAccessKeys(Step):
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
 
 
-def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
-    key, credential = item.key, item.credential
+def _replacement(
+    view: View, decisions: Decisions, item: KeyDecision, ask: Ask
+) -> tuple[list[Action], tuple[Finding, ...]]:
+    """One key's saga, in the order of its lanes: lease, room, mint, proof, stores, canaries, gates, off, last look."""
+    key, credential, options = item.key, item.credential, ask_options(item, ask)
+    known = tuple(other.key.id for other in decisions.of_user(key.account, key.user))
     pairs = tuple(
-        Pair(
-            sink=place.stored.sink,
-            id_variable=place.stored.variable.name,
-            secret_variable=str(place.secret_name),
-        )
+        Pair(sink=place.stored.sink, id_variable=place.stored.variable.name, secret_variable=str(place.secret_name))
         for place in item.places
     )
+    lease = TakeLease(account=key.account, user=key.user)
+    room = [action for victim in item.room for action in free_slot(victim, view.aws(key.account).last_used(victim.id))]
     create = CreateAccessKey(account=key.account, user=key.user, old_key_id=key.id, known=known, credential=credential)
     prove = ProveKey(
         account=key.account,
@@ -455,41 +479,67 @@ def _replacement(item: KeyDecision, known: tuple[str, ...]) -> list[Action]:
         credential=credential,
         after=(create.key,),
     )
+    services = service_gates(item, options, (prove.key,))
+    proved = (create.key, prove.key, *(gate.key for gate in services))
     stores = [
-        StoreKey(
-            pair=pair,
-            account=key.account,
-            user=key.user,
-            old_key_id=key.id,
-            credential=credential,
-            after=(create.key, prove.key),
-        )
+        StoreKey(pair=pair, account=key.account, user=key.user, old_key_id=key.id, credential=credential, after=proved)
         for pair in pairs
     ]
     stored = tuple(store.key for store in stores)
-    actions: list[Action] = [create, prove, *stores]
+    planned = Planned(mint=create.key, stores=tuple(zip(pairs, stored, strict=True)))
+    seen = canaries(view, decisions, item, options, planned)
+    actions: list[Action] = [lease, *room, create, prove, *services, *stores, *seen.actions]
     if item.strategy is Strategy.REPLACE:
-        actions.append(
-            DeactivateKey(
-                account=key.account,
-                user=key.user,
-                key_id=key.id,
-                pairs=pairs,
-                mint=create.key,
-                credential=credential,
-                after=stored,
-            )
-        )
-    actions.append(
-        ConfirmKeys(
-            account=key.account,
-            user=key.user,
-            expected=known,
-            off=(key.id,),
-            pairs=pairs,
-            mint=create.key,
-            credential=credential,
-            after=stored,
-        )
+        actions += _switch_off(decisions, item, pairs, planned, seen)
+    confirm = ConfirmKeys(
+        account=key.account,
+        user=key.user,
+        expected=known,
+        off=(key.id,),
+        pairs=pairs,
+        mint=create.key,
+        credential=credential,
+        after=(*stored, *(canary.key for canary in seen.actions)),
     )
-    return actions
+    return [*actions, confirm, ReleaseLease(account=key.account, user=key.user)], seen.findings
+
+
+def _switch_off(
+    decisions: Decisions, item: KeyDecision, pairs: tuple[Pair, ...], planned: Planned, seen: Canaries
+) -> list[Action]:
+    """The gates before the old key goes off, and its going off; after a containment it is off already.
+
+    They are all on the user's lane, so each waits for the one before.
+    """
+    key, credential = item.key, item.credential
+    stored = tuple(store for _, store in planned.stores)
+    canaried = tuple(canary.key for canary in seen.actions)
+    serving = sorted({project.slug for pair in pairs for project in projects_of(decisions.inventory, pair.sink)})
+    drain = DrainJobs(
+        account=key.account,
+        user=key.user,
+        old_key_id=key.id,
+        projects=tuple(serving),
+        credential=credential,
+        after=stored,
+    )
+    switched = ConfirmSwitched(
+        account=key.account, user=key.user, old_key_id=key.id, credential=credential, after=canaried
+    )
+    silence = ConfirmSilence(
+        account=key.account,
+        user=key.user,
+        old_key_id=key.id,
+        severity=decisions.severity,
+        credential=credential,
+    )
+    off = DeactivateKey(
+        account=key.account,
+        user=key.user,
+        key_id=key.id,
+        pairs=pairs,
+        mint=planned.mint,
+        credential=credential,
+        after=stored,
+    )
+    return [drain, switched, silence, off]

@@ -45,7 +45,7 @@ Rule = Callable[[Module], Iterator[str]]
 
 BASE = {"secret", "errors", "ports", "decoding"}
 JOURNAL = {*BASE, "model", "records", "journal"}
-ENGINE = {*JOURNAL, "world", "engine"}
+ENGINE = {*JOURNAL, "world", "lanes", "engine"}
 LAYERS: dict[str, set[str]] = {
     "playbook": set(),
     "secret": set(),
@@ -56,9 +56,11 @@ LAYERS: dict[str, set[str]] = {
     "records": {*BASE, "model"},
     "journal": {*BASE, "model", "records"},
     "world": JOURNAL,
-    "engine": {*JOURNAL, "world"},
+    "lanes": {*JOURNAL, "world"},
+    "engine": {*JOURNAL, "world", "lanes"},
     "correlate": BASE,
     "trust": BASE,
+    "canary": BASE,
     "circleci_config": BASE,
     "inventory": {*BASE, "model", "correlate", "config_jobs"},
     # What an inventory is made by, and what is told of one.
@@ -73,7 +75,7 @@ LAYERS: dict[str, set[str]] = {
     "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
     "scope": {*BASE, "model", "exposure", "inventory"},
     "clients": BASE,
-    "twins": {*BASE, "credential_report"},
+    "twins": {*BASE, "credential_report", "canary", "trust"},
     "log": BASE,
     "operators": {*BASE, "model"},
     "summary": {*JOURNAL, "exposure"},
@@ -93,6 +95,7 @@ LAYERS: dict[str, set[str]] = {
         "inventory_document",
         "scope",
         "trust",
+        "canary",
         "circleci_config",
     },
     "__main__": {"cli"},
@@ -157,7 +160,7 @@ LIBRARIES: dict[str, set[str]] = {
     "moto": {"twins"},
     "werkzeug": {"twins"},
     "flask_cors": {"twins"},
-    "yaml": {"config_jobs"},
+    "yaml": {"config_jobs", "canary", "twins"},
 }
 
 

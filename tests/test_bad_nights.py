@@ -9,9 +9,10 @@ import pytest
 from two_users import ACCOUNT, OLD, ORGANIZATION, PAIR, START, Answers, two_users
 
 from playbook import modes
-from playbook.engine import Engine, _Lanes
+from playbook.engine import Engine
 from playbook.errors import CircleCiError, Effect, ExitCode, GuardError, UsageError
 from playbook.journal import Journal, this_host
+from playbook.lanes import Lanes
 from playbook.model import Recourse, Recovery
 from playbook.ports import KeyStatus, Sink, SinkKind, Waits
 from playbook.records import Opened, Reset, Skipped
@@ -44,12 +45,14 @@ def carry_out(world, journal, operator, *, between=lambda: None, yes=True):
         world.platforms(),
         PLAYBOOK,
         operator,
-        settings=modes.Settings(parallel=1),
-        waits=Waits(),
-        approval=modes.Approval(yes=yes, batch=True),
-        tell=lambda _event, _fields: None,
+        modes.Conduct(
+            settings=modes.Settings(parallel=1),
+            waits=Waits(),
+            approval=modes.Approval(yes=yes, batch=True),
+            tell=lambda _event, _fields: None,
+            started=lambda _engine: None,
+        ),
         show=lambda _walked: between(),
-        started=lambda _engine: None,
     )
 
 
@@ -329,13 +332,13 @@ def test_a_key_with_an_unseen_place_is_not_rotated_without_a_word(monkeypatch):
 
 def test_three_times_the_keys_cost_three_times_the_looks_at_lanes(monkeypatch):
     asked = [0]
-    blockers = _Lanes._blockers
+    blockers = Lanes._blockers
 
     def count(self, action):
         asked[0] += 1
         return blockers(self, action)
 
-    monkeypatch.setattr(_Lanes, "_blockers", count)
+    monkeypatch.setattr(Lanes, "_blockers", count)
 
     def cost(users):
         world = TwinWorld(many_users(users))

@@ -14,9 +14,10 @@ import pytest
 from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
 
 import playbook.engine
-from playbook.engine import ATTEMPTS_MAX, Engine, Interrupted
+from playbook.engine import Engine
 from playbook.errors import AwsError, CredentialsError, DeclinedError, Effect, ExitCode, JournalDamagedError
 from playbook.journal import Journal, this_host
+from playbook.lanes import ATTEMPTS_MAX, Interrupted
 from playbook.model import Action, Observation, Phase, Plan, Recourse, Recovery, Status, Step
 from playbook.ports import KeyStatus, Platforms, Waits
 from playbook.records import (

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from twins import kinds_world as worlds
-from twins.kinds_world import ACME, day, kinds_state, kinds_world, number, rich_project
+from twins.kinds_world import ACME, day, kinds_state, kinds_world, number
 
 from playbook.blast_radius import IMPLICIT_ECR, blast_radius
 from playbook.clients.circleci import CircleCiClient
@@ -56,16 +56,19 @@ def open_circleci(request):
 
 
 def pipeline(count, compiled="", **more):
-    return states.Pipeline(
-        id=number("pipeline", count), number=count, created_at=day(100 - count), compiled=compiled, **more
+    return states.RunPipeline(
+        id=number("pipeline", count),
+        project=SLUG,
+        number=count,
+        created_at=day(100 - count),
+        compiled=compiled,
+        **more,
     )
 
 
 def world_of(*pipelines, deleted=False, **refusals):
-    stored = states.StoredProject(
-        id=API.id, slug=SLUG, organization="gh/acme", pipelines=list(pipelines), deleted=deleted
-    )
-    state = kinds_state(stored)
+    state = kinds_state(states.StoredProject(id=API.id, slug=SLUG, organization="gh/acme", deleted=deleted))
+    state.circleci.pipelines = {item.id: item for item in pipelines}
     state.circleci.refusals |= {name.replace("__", ":", 1): refusal for name, refusal in refusals.items()}
     return kinds_world(state)
 
@@ -78,7 +81,7 @@ def read(world, **options):
 
 
 def test_the_latest_pipelines_that_compiled_come_first(open_circleci) -> None:
-    circleci = open_circleci(kinds_world(kinds_state(rich_project(SLUG))))
+    circleci = open_circleci(world_of(*worlds.pipelines(SLUG)))
     found = circleci.run_configs(API, 20)
     assert [item.number for item in found.items] == [8, 7, 6], "9 did not compile"
     assert [(bool(item.compiled), bool(item.compiled_setup)) for item in found.items] == [
@@ -86,7 +89,7 @@ def test_the_latest_pipelines_that_compiled_come_first(open_circleci) -> None:
         (True, True),
         (True, False),
     ]
-    assert found.items[2].created_at == day(3)
+    assert found.items[2].created_at == day(23)
     assert found.holes == ()
     assert [item.number for item in circleci.run_configs(API, 1).items] == [8]
 
@@ -266,6 +269,6 @@ def test_doubts_are_told_of_the_projects_that_may_use_the_key() -> None:
 def test_two_runs_with_the_same_jobs_are_told_apart() -> None:
     compiled = worlds.pipelines(SLUG)[-1].compiled
     assert [(job.file, job.job) for job in radius(compiled, compiled).jobs] == [
-        ("pipeline 1", "a"),
         ("pipeline 2", "a"),
+        ("pipeline 1", "a"),
     ]

@@ -15,6 +15,7 @@ from playbook.twins.state import (
     Context,
     IamUser,
     Key,
+    PipelineDefinition,
     State,
     StoredOrganization,
     StoredProject,
@@ -42,7 +43,8 @@ def _pair(user: str) -> dict[str, Variable]:
     }
 
 
-def two_users() -> State:
+def two_users(*, canaries: bool = False) -> State:
+    """`canaries`: whether the organization lets a pipeline bring a config of its own, so that canaries can run."""
     made = START - timedelta(days=201)
     users = {name: IamUser(name=name, arn=f"arn:aws:iam::{ACCOUNT}:user/{name}", created_at=made) for name in OLD}
     keys = {
@@ -63,12 +65,23 @@ def two_users() -> State:
         for name, user in (("deploy", "ci-deploy"), ("ecr", "ci-ecr"))
     }
     projects = {
-        slug: StoredProject(id=f"id-{slug}", slug=slug, organization=ORGANIZATION, variables=_pair(user))
+        slug: StoredProject(
+            id=f"id-{slug}",
+            slug=slug,
+            organization=ORGANIZATION,
+            variables=_pair(user),
+            definitions=[PipelineDefinition(id=f"definition-{slug}", name="build", created_at=made)]
+            if canaries
+            else [],
+            inline_config=canaries,
+        )
         for slug, user in (("gh/acme/api", "ci-deploy"), ("gh/acme/web", "ci-ecr"))
     }
     circleci = CircleCiState(
         login="responder",
-        organizations={ORGANIZATION: StoredOrganization(id="org-1", slug=ORGANIZATION, name="acme")},
+        organizations={
+            ORGANIZATION: StoredOrganization(id="org-1", slug=ORGANIZATION, name="acme", inline_config=canaries)
+        },
         contexts=contexts,
         projects=projects,
     )

@@ -47,6 +47,9 @@ _NOT_ACCEPTED: Final = frozenset(
 )
 """A key that is new, inactive, deleted or mistyped: AWS tells none of these apart (AWS facts 7)."""
 
+_NOT_PERMITTED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+"""Answers to a signature that was checked and accepted."""
+
 _REJECTED: Final = _NOT_ACCEPTED | {
     "ExpiredToken",
     "ExpiredTokenException",
@@ -145,6 +148,19 @@ def accepted(send: Callable[[], T], *, what: str) -> T | None:
         new_key = AwsSource(label="the new key", remedy="Try again; `resume` goes on where this stopped.")
         failure = _translated(error, source=new_key, operation="GetCallerIdentity", what=what, doubt=Effect.NONE)
     raise failure
+
+
+def signature_accepted(send: Callable[[], object]) -> bool | None:
+    """Call a service with a new key: True also when it is refused for want of permission, None when nothing is told.
+
+    The reply is not kept: ECR's is itself a credential.
+    """
+    try:
+        send()
+    except Exception as error:  # noqa: BLE001  # as above
+        code = _code(error) if isinstance(error, sdk.ClientError) else ""
+        return True if code in _NOT_PERMITTED else False if code in _NOT_ACCEPTED else None
+    return True
 
 
 def http_date(headers: Mapping[str, Any]) -> datetime | None:

@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Final, Self
 
 from playbook.clients import circleci_replies as replies
 from playbook.clients.budget import budget_towards
+from playbook.clients.circleci_calls import project_path
+from playbook.clients.circleci_changes import SecretChanges
+from playbook.clients.circleci_runs import RunCalls
 from playbook.clients.circleci_secrets import SecretReader
 from playbook.clients.circleci_transport import PAGE_REPEATED, Transport, decoded, path_of, unreadable
 from playbook.clients.endpoints import CIRCLECI_CLOUD, is_loopback
 from playbook.errors import CircleCiError, Effect
 from playbook.ports import (
-    RUN_CONFIG,
     Hole,
     Organization,
     Project,
     Projects,
-    Restriction,
-    RunConfig,
-    RunConfigs,
     Sink,
     SinkKind,
     Variables,
@@ -50,7 +49,7 @@ _STANDALONE = re.compile(r"(?:https?:)?//circleci\.com/([0-9a-f-]{36})/([0-9a-f-
 _NOT_FOUND: Final = frozenset({404})
 
 
-class CircleCiClient:
+class CircleCiClient(RunCalls, SecretChanges):
     """One token on one host. Reads and idempotent writes are repeated on doubt, creates are sent once."""
 
     def __init__(
@@ -122,15 +121,6 @@ class CircleCiClient:
         """What is stored in a context or a project, masked; `complete` says whether that is all."""
         return self._context_variables(sink) if sink.kind is SinkKind.CONTEXT else self._project_variables(sink)
 
-    def restrictions(self, context: Sink) -> tuple[Restriction, ...]:
-        """Who may use the context; the list is a single page (facts 2.7)."""
-        path = path_of("/api/v2/context", context.id, "restrictions")
-        what = f"listing the restrictions of {display(context.name)}"
-        page = self._transport.get(what, path, replies.Page[replies.ContextRestriction])
-        return tuple(
-            Restriction(id=item.id, kind=item.restriction_type, value=item.restriction_value) for item in page.items
-        )
-
     def projects(self, organization: Organization) -> Projects:
         """Every project that any source knows.
 
@@ -182,30 +172,6 @@ class CircleCiClient:
         """Runner tokens and custom OIDC claims; what fails becomes a hole."""
         return self._secrets.of_organization(organization, kinds)
 
-    def run_configs(self, project: Project, most: int) -> RunConfigs:
-        """What the latest pipelines ran with; one page of the list is enough, and one without errors compiled."""
-        what = f"listing the pipelines of {display(project.slug)}"
-        page = self._transport.get(what, _project_path(project.slug, "pipeline"), replies.Page[replies.Pipeline])
-        items: list[RunConfig] = []
-        holes: list[Hole] = []
-        for pipeline in [item for item in page.items if not item.errors][:most]:
-            where = f"{project.slug} (pipeline {pipeline.number})"
-            path = path_of("/api/v2/pipeline", pipeline.id, "config")
-            try:
-                config = self._transport.get(f"reading what {display(where)} ran with", path, replies.PipelineConfig)
-            except CircleCiError as error:
-                holes.append(Hole(what=RUN_CONFIG, where=where, why=error.code))
-                continue
-            items.append(
-                RunConfig(
-                    number=pipeline.number,
-                    created_at=replies.when(pipeline.created_at),
-                    compiled=config.compiled or "",
-                    compiled_setup=config.compiled_setup or "",
-                )
-            )
-        return RunConfigs(items=tuple(items), holes=tuple(holes))
-
     # --- writing ---
 
     def put_variable(self, sink: Sink, name: str, value: Secret) -> None:
@@ -215,7 +181,7 @@ class CircleCiClient:
             path = path_of("/api/v2/context", sink.id, "environment-variable", name)
             answer = self._transport.repeated(what, "PUT", path, body=_value_body(value))
         else:
-            path = _project_path(sink.id, "envvar")
+            path = project_path(sink.id, "envvar")
             answer = self._transport.repeated(what, "POST", path, body=_value_body(value, name=name))
         stored = decoded(what, answer, replies.Stored, Effect.UNKNOWN)
         if stored.variable not in (None, name) or stored.name not in (None, name):
@@ -227,7 +193,7 @@ class CircleCiClient:
         if sink.kind is SinkKind.CONTEXT:
             path = path_of("/api/v2/context", sink.id, "environment-variable", name)
         else:
-            path = _project_path(sink.id, "envvar", name)
+            path = project_path(sink.id, "envvar", name)
         self._transport.repeated(what, "DELETE", path, expected=_NOT_FOUND)
 
     def create_context(self, organization: Organization, name: str) -> Sink:
@@ -277,7 +243,7 @@ class CircleCiClient:
         """What v2 lists, which knows no deleted project."""
         what = f"listing the variables of {display(sink.name)}"
         found: list[MaskedVariable] = []
-        path = _project_path(sink.id, "envvar")
+        path = project_path(sink.id, "envvar")
         try:
             for item in self._pages(what, path, replies.Page[replies.ProjectVariable], {}):
                 found.append(item.masked())  # noqa: PERF401  # what came before a repeated page is kept
@@ -341,7 +307,7 @@ class CircleCiClient:
     def _project_detail(self, project_id: str) -> replies.ProjectDetail | CircleCiError:
         try:
             return self._transport.get(
-                f"reading the project {project_id}", _project_path(project_id), replies.ProjectDetail
+                f"reading the project {project_id}", project_path(project_id), replies.ProjectDetail
             )
         except CircleCiError as error:
             return error
@@ -374,21 +340,6 @@ class CircleCiClient:
 
     # --- pages ---
 
-    def _pages(
-        self,
-        what: str,
-        path: str,
-        shape: type[replies.Page[replies.T]],
-        params: Mapping[str, str],
-        *,
-        repeats_at_the_end: bool = False,
-    ) -> Iterator[replies.T]:
-        def read(token: str | None) -> tuple[list[replies.T], str | None]:
-            page = self._transport.get(what, path, shape, {**params, "page-token": token} if token else params)
-            return page.items, page.next_page_token
-
-        return self._transport.pages(what, read, repeats_at_the_end=repeats_at_the_end)
-
     def _v3_pages(
         self, what: str, path: str, shape: type[replies.V3List[replies.T]], params: Mapping[str, str]
     ) -> Iterator[replies.T]:
@@ -402,8 +353,3 @@ class CircleCiClient:
 def _value_body(value: Secret, **fields: str) -> Callable[[], bytes]:
     """The body of a write, built only when it is sent; the key must be exactly `value` (facts 2.5)."""
     return lambda: json.dumps({**fields, "value": value.reveal()}).encode()
-
-
-def _project_path(slug: str, *rest: str) -> str:
-    """In `/project/` a slug keeps its slashes: `%2F` breaks behind proxies and on Server (facts 0.6)."""
-    return path_of("/api/v2/project", *slug.split("/"), *rest)

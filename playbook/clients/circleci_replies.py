@@ -104,22 +104,6 @@ class ContextRestriction(msgspec.Struct):
     restriction_value: Name
 
 
-class Pipeline(msgspec.Struct):
-    """A pipeline, listed; one with errors has no configuration that ran."""
-
-    id: Id
-    number: int
-    created_at: str | None = None
-    errors: list[object] = []
-
-
-class PipelineConfig(msgspec.Struct):
-    """What a pipeline ran with; the compiled texts are empty or absent when there are none (facts 7)."""
-
-    compiled: str | None = None
-    compiled_setup: str | None = msgspec.field(default=None, name="compiled-setup-config")
-
-
 class Stored(msgspec.Struct):
     """What a write answers: the name again, under either key, or just a message."""
 

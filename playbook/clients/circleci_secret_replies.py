@@ -26,6 +26,8 @@ _ADDRESS: Final = re.compile(
     r"(https?://)(?:[^/?#@\\]*@)?([a-z0-9.-]+(?::\d{1,5})?)(?=[/?#]|\Z)((?:/[a-z0-9_.~-]*)*)", re.IGNORECASE
 )
 _WITHHELD: Final = "withheld"
+ANY_HOST: Final = "any host"
+"""What an inventory calls the host of an SSH key that is offered to every host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class SshKey(msgspec.Struct):
 
     def row(self, place: Place) -> StoredSecret:
         """As the inventory knows it: by its host, which is empty for a key that is offered to every host."""
-        return place.row(SecretKind.SSH_KEY, self.fingerprint, self.hostname or "any host")
+        return place.row(SecretKind.SSH_KEY, self.fingerprint, self.hostname or ANY_HOST)
 
 
 class LegacyAwsKeys(msgspec.Struct):
@@ -180,6 +182,11 @@ class Webhook(msgspec.Struct):
         self.signing_secret_hyphened = _presence(self.signing_secret_hyphened)
         # A receiver's address may be a secret in itself, and in any part of it.
         self.url = redacted(self.url, path=False)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the reply says that there is a secret."""
+        return bool(self.signing_secret or self.signing_secret_hyphened)
 
     def row(self, place: Place) -> StoredSecret:
         """As the inventory knows it. A reply that says nothing of a secret does not say that there is none."""

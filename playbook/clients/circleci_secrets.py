@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from playbook.clients import circleci_replies as replies
 from playbook.clients import circleci_secret_replies as shapes
+from playbook.clients.circleci_calls import older_project_path, project_path
 from playbook.clients.circleci_secret_replies import Place
-from playbook.clients.circleci_transport import decoded, path_of
+from playbook.clients.circleci_transport import decoded, lacks_route, path_of
 from playbook.errors import CircleCiError, CredentialsError, Effect
 from playbook.ports import (
     Hole,
@@ -42,7 +43,6 @@ _IN_DETAILS: Final = frozenset({SecretKind.CHECKOUT_KEY, SecretKind.SSH_KEY, Sec
 _READ_FROM_DELETED: Final = _IN_DETAILS | {SecretKind.PROJECT_VARIABLE}
 _BY_ID: Final = frozenset({SecretKind.WEBHOOK_SECRET, SecretKind.TRIGGER_URL, SecretKind.OIDC_CLAIMS})
 _NOT_FOUND: Final = frozenset({HTTPStatus.NOT_FOUND.value})
-_NO_ROUTE: Final = frozenset({b"page not found", b"404 page not found"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class SecretReader:
         place = Place(organization=organization.slug, name=organization.slug, kind="organization")
         found = _Findings(place=place)
         wanted = kinds & {SecretKind.RUNNER_TOKEN, SecretKind.OIDC_CLAIMS}
-        owner = self._owner(organization.slug) if wanted else ""
+        owner = self.owner(organization.slug) if wanted else ""
         if isinstance(owner, CircleCiError):
             found.missed(wanted, owner.code)
         elif owner:
@@ -163,12 +163,12 @@ class SecretReader:
             found.missed((SecretKind.LEGACY_AWS_KEY,), refused.code)
         if SecretKind.CHECKOUT_KEY in kinds:
             with found.reading(SecretKind.CHECKOUT_KEY):
-                path = _v2_project(project.slug, "checkout-key")
+                path = project_path(project.slug, "checkout-key")
                 for key in self._items(what, path, replies.Page[shapes.CheckoutKey], {}):
                     found.add((key.row(found.place),))
         if SecretKind.SSH_KEY in kinds:
             with found.reading(SecretKind.SSH_KEY), self._side_route(what):
-                settings = self._transport.get(what, _v1_project(project.slug, "settings"), shapes.Settings)
+                settings = self._transport.get(what, older_project_path(project.slug, "settings"), shapes.Settings)
                 found.add(key.row(found.place) for key in settings.ssh_keys)
         return None
 
@@ -207,7 +207,7 @@ class SecretReader:
 
     def _tokens(self, project: Project, found: _Findings) -> None:
         what = f"listing the API tokens of {display(project.slug)}"
-        path = _v1_project(project.slug, "token")
+        path = older_project_path(project.slug, "token")
         with found.reading(SecretKind.PROJECT_TOKEN), self._side_route(what):
             try:
                 tokens = self._transport.get(what, path, list[shapes.ProjectToken])
@@ -223,13 +223,15 @@ class SecretReader:
             with found.reading(SecretKind.WEBHOOK_SECRET):
                 what = f"listing the webhooks of {display(project.slug)}"
                 asked = {"scope-id": number, "scope-type": "project"}
-                for item in self._items(what, "/api/v2/webhook", replies.Page[shapes.Webhook], asked, absent=_no_route):
+                for item in self._items(
+                    what, "/api/v2/webhook", replies.Page[shapes.Webhook], asked, absent=lacks_route
+                ):
                     found.add((item.row(found.place),))
         if SecretKind.TRIGGER_URL in kinds:
             with found.reading(SecretKind.TRIGGER_URL):
                 self._triggers(project, number, found)
         if SecretKind.OIDC_CLAIMS in kinds:
-            owner = self._owner(project.organization)
+            owner = self.owner(project.organization)
             if isinstance(owner, CircleCiError):
                 found.missed((SecretKind.OIDC_CLAIMS,), owner.code)
             elif owner:
@@ -240,7 +242,7 @@ class SecretReader:
     def _triggers(self, project: Project, number: str, found: _Findings) -> None:
         what = f"listing the triggers of {display(project.slug)}"
         definitions = path_of("/api/v2/projects", number, "pipeline-definitions")
-        for definition in self._items(what, definitions, replies.Page[replies.WithId], {}, absent=_no_route):
+        for definition in self._items(what, definitions, replies.Page[replies.WithId], {}, absent=lacks_route):
             with found.reading(SecretKind.TRIGGER_URL, f"{project.slug} (pipeline definition {definition.id})"):
                 path = path_of("/api/v2/projects", number, "pipeline-definitions", definition.id, "triggers")
                 for item in self._items(what, path, replies.Page[shapes.Trigger], {}, absent=_gone):
@@ -248,7 +250,7 @@ class SecretReader:
 
     def _claims(self, path: str, number: str, found: _Findings) -> None:
         what = f"reading the OIDC claims of {display(found.place.name)}"
-        claims = self._optional(what, path, shapes.Claims, {}, _no_route)
+        claims = self._optional(what, path, shapes.Claims, {}, lacks_route)
         if claims is not None:
             found.add((claims.row(found.place, number),))
 
@@ -256,7 +258,7 @@ class SecretReader:
         what = f"listing the runner tokens of {display(organization.slug)}"
         with found.reading(SecretKind.RUNNER_TOKEN), self._side_route(what):
             path, asked = "/api/v3/runner/resource", {"org-id": owner}
-            for item in self._items(what, path, replies.Page[shapes.RunnerClass], asked, absent=_no_route):
+            for item in self._items(what, path, replies.Page[shapes.RunnerClass], asked, absent=lacks_route):
                 place = Place(organization=organization.slug, name=item.resource_class, kind="resource-class")
                 with found.reading(SecretKind.RUNNER_TOKEN, item.resource_class):
                     path, asked = "/api/v3/runner/token", {"resource-class": item.resource_class}
@@ -312,16 +314,20 @@ class SecretReader:
             raise CircleCiError(what, code="HTTP401", status=HTTPStatus.UNAUTHORIZED, effect=Effect.NONE)
 
     def _project_id(self, project: Project, kinds: frozenset[SecretKind]) -> str | CircleCiError:
-        """The project's id, looked up where the only source that knew the project gives none."""
-        if project.id or not kinds & (_IN_DETAILS | _BY_ID):
+        """The project's id, if one of these kinds is read by it."""
+        return project.id if not kinds & (_IN_DETAILS | _BY_ID) else self.project_number(project)
+
+    def project_number(self, project: Project) -> str | CircleCiError:
+        """The project's id, looked up where there is none yet."""
+        if project.id:
             return project.id
-        path = _v2_project(project.slug)
+        path = project_path(project.slug)
         try:
             return self._transport.get(f"reading {display(project.slug)}", path, replies.WithId).id
         except CircleCiError as error:
             return error
 
-    def _owner(self, slug: str) -> str | CircleCiError:
+    def owner(self, slug: str) -> str | CircleCiError:
         """The organization's id, looked up once; empty for one that has none, or whose id nobody tells."""
         key = replies.slug_key(slug)
         with self._owners_lock:
@@ -354,19 +360,6 @@ def _variables_in(details: shapes.ProjectDetails | None) -> dict[str, MaskedVari
     return {item.name: item.masked() for item in shown}
 
 
-def _no_route(answer: Answer) -> bool:
-    """Whether the host lacks the route, and so the feature; a thing that is missing is answered in JSON (facts 0.3)."""
-    return answer.body.strip().lower() in _NO_ROUTE
-
-
 def _gone(_answer: Answer) -> bool:
     """What held the list is gone since it was listed."""
     return True
-
-
-def _v2_project(slug: str, *rest: str) -> str:
-    return path_of("/api/v2/project", *slug.split("/"), *rest)
-
-
-def _v1_project(slug: str, *rest: str) -> str:
-    return path_of("/api/v1.1/project", *slug.split("/"), *rest)

@@ -39,6 +39,7 @@ BODY_MAX_BYTES: Final = 8 << 20
 PAGE_REPEATED: Final = "PageRepeated"
 """The code for a list of which a part cannot be reached."""
 
+_NO_ROUTE: Final = frozenset({b"page not found", b"404 page not found"})
 _PAGES_MAX = 2000
 _REPLY_MAX_S = 60.0
 _TIMEOUT = httpx.Timeout(connect=10.0, read=30.0, write=30.0, pool=60.0)
@@ -235,6 +236,11 @@ def unreadable(what: str, answer: Answer, doubt: Effect) -> CircleCiError:
     return CircleCiError(
         what, code="Unreadable", effect=doubt, status=answer.status, request_id=answer.request_id, remedy=_STRANGE
     )
+
+
+def lacks_route(answer: Answer) -> bool:
+    """Whether the host lacks the route, and so the feature; a thing that is missing is answered in JSON (facts 0.3)."""
+    return answer.body.strip().lower() in _NO_ROUTE
 
 
 def _identity(item: Any) -> bytes:

@@ -26,7 +26,7 @@ _ADDRESS = re.compile(
 )
 _DEFAULT_PORTS = {"https": "443", "http": "80"}
 
-_AWS_SERVICES = ("IAM", "STS", "CLOUDTRAIL", "SSO", "SSO_OIDC", "SIGNIN")
+_AWS_SERVICES = ("IAM", "STS", "CLOUDTRAIL", "EC2", "ECR", "S3", "ORGANIZATIONS", "SSO", "SSO_OIDC", "SIGNIN")
 """What we call, and what the credential chain calls for us; another service's endpoint does not concern us."""
 
 

@@ -84,6 +84,9 @@ class KeysEntry(Table, frozen=True, kw_only=True):
     grace_hours: Hours | None = None
     delete_after_grace: bool | None = None
     canary: bool | None = None
+    canary_workflows: list[Text] | None = None
+    prove_at: list[Text] | None = None
+    override: list[Literal["canary", "silence", "drain", "service", "lease"]] | None = None
     reason: Text | None = None
     min_confidence: Literal["confirmed", "strong", "tail-only"] | None = None
     on_lost_secret: Literal["stop", "recreate"] | None = None
@@ -161,6 +164,9 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.grace_hours": "a whole number of hours, 0 to 87600",
     "keys.delete_after_grace": "true or false",
     "keys.canary": "true or false",
+    "keys.canary_workflows": 'a list of workflows to run again as a canary, such as ["gh/acme/api:deploy"]',
+    "keys.prove_at": 'a list of services and regions, such as ["ecr:eu-west-1", "s3:us-east-1"]',
+    "keys.override": 'a list of gates to pass with `reason`: "canary", "silence", "drain", "service", "lease"',
     "keys.reason": "a text that is not blank, in quotes",
     "keys.min_confidence": '"confirmed", "strong" or "tail-only"',
     "keys.on_lost_secret": '"stop" or "recreate"',

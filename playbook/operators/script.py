@@ -95,7 +95,15 @@ class Script:
         return chosen
 
     def recourse(self, trouble: Trouble) -> Recourse:
-        """ABORT: this lane waits and the others go on. Leaving a target out is a decision no file makes."""
+        """ABORT: this lane waits and the others go on; or OVERRIDE, for a gate that the key's entry names.
+
+        Leaving a target out is a decision no file makes.
+        """
+        found = self.file.entry("keys", trouble.action.subject) if trouble.action.gate else None
+        entry = found[1] if found is not None else None
+        if trouble.action.gate in (getattr(entry, "override", None) or ()) and getattr(entry, "reason", None):
+            self._say(f"Overridden, as the answers file says: {display(trouble.action.describe())}")
+            return Recourse.OVERRIDE
         self._say(f"Left waiting: {display(trouble.action.describe())}: {display(trouble.reason)}")
         return Recourse.ABORT
 

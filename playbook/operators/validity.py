@@ -71,7 +71,8 @@ def _of_kind(question: Question[Any], value: object) -> object | None:
         if not isinstance(value, list | tuple):
             return None
         texts = tuple(_text(item) for item in value)
-        return None if not texts or None in texts else texts
+        # None at all is an answer only where it is the safe one.
+        return None if None in texts or not (texts or question.default == ()) else texts
     return _text(value)
 
 

@@ -232,16 +232,15 @@ class Wizard:
                 }
             ),
         )
-        chosen = self._prompts.pick(
-            "What now?",
-            (
-                Choice(
-                    value=Recourse.ABORT.value, title="leave it waiting - go on with the others, `resume` comes back"
-                ),
-                Choice(value=Recourse.RETRY.value, title="retry - look again now, and go on from what is seen"),
-                Choice(value=Recourse.SKIP.value, title="skip - leave it out for good, and all that was to follow it"),
-            ),
-        )
+        choices = [
+            Choice(value=Recourse.ABORT.value, title="leave it waiting - go on with the others, `resume` comes back"),
+            Choice(value=Recourse.RETRY.value, title="retry - look again now, and go on from what is seen"),
+            Choice(value=Recourse.SKIP.value, title="skip - leave it out for good, and all that was to follow it"),
+        ]
+        if trouble.action.gate:
+            title = f"override - pass the {trouble.action.gate} gate; the reason you type is kept in the journal"
+            choices.append(Choice(value=Recourse.OVERRIDE.value, title=title))
+        chosen = self._prompts.pick("What now?", choices)
         return Recourse(chosen)
 
     def _show(self, *shown: RenderableType) -> None:

@@ -1,7 +1,7 @@
 """What all of CircleCI's HTTP API has in common: who may call, which address means which call, how errors are spelled.
 
 Pure in that it knows no socket: a `Request` goes in, a `Reply` comes out, or `NoReplyError` when a fault wants the
-connection to break. The routes themselves are in `routes` and `secret_routes`. Facts: circleci 0.
+connection to break. The routes themselves are in `routes`, `run_routes` and `secret_routes`. Facts: circleci 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from playbook.errors import CircleCiError, CredentialsError
 from playbook.secret import Secret
-from playbook.twins.circleci import CircleCiTwin, canonical, refusal
+from playbook.twins.circleci import CircleCiTwin
+from playbook.twins.circleci_calls import canonical
+from playbook.twins.refusals import refusal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,6 +54,11 @@ _TEXTS: Final[Mapping[tuple[str, int], str]] = {
     ("create_context", 409): "A context with this name already exists.",
     ("project slug", 400): "Invalid project slug",
     ("delete_restriction", 404): "Restriction not found.",
+    ("pipeline", 404): "Pipeline not found",
+    ("workflows", 404): "Pipeline not found",
+    ("jobs", 404): "Workflow not found",
+    ("rerun_workflow", 404): "Workflow not found",
+    ("cancel_workflow", 404): "Workflow not found",
     ("create_restriction", 400): "This restriction cannot be applied to this context.",
     ("create_restriction", 409): "The restriction you're trying to add already exists.",
 }

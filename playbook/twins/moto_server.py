@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -29,6 +29,7 @@ from xml.sax.saxutils import escape
 from playbook.errors import UsageError
 from playbook.ports import Credential, KeyStatus
 from playbook.secret import Secret
+from playbook.twins import moto_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,12 @@ _SIGNED_BY = re.compile(
     r"/aws4_request, *SignedHeaders=(?P<headers>[a-z0-9;-]+), *Signature=(?P<signature>[0-9a-f]{64})"
 )
 _EVENTS_A_PAGE = 50
-_MADE_KEY = re.compile(rb"<AccessKeyId>(AKIA[A-Z0-9]+)</AccessKeyId>")
+_MADE_KEY = re.compile(rb"<AccessKeyId>((?:AKIA|ASIA)[A-Z0-9]+)</AccessKeyId>")
+_NOT_ACCEPTED: Final = {"ec2": "AuthFailure", "ecr": "UnrecognizedClientException", "s3": "InvalidAccessKeyId"}
+"""How a service other than IAM and STS calls a key it does not know."""
+_REST: Final = {"s3": "ListBuckets"}
+"""The one operation that is called by a path alone."""
+_NOT_PERMITTED: Final = {"ec2": "UnauthorizedOperation", "ecr": "AccessDeniedException"}
 
 
 class FaultKind(StrEnum):
@@ -101,6 +107,9 @@ class SeenRequest:
     """0 when the caller got no status."""
     error: str = ""
     made_key_id: str = ""
+    """The access key it made, or the session's that it handed out."""
+    user: str = ""
+    """The name of the user or session that signed it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,7 @@ class _Request:
 
     method: str
     path: str
+    query: str
     headers: Mapping[str, str]
     body: bytes
     service: str
@@ -150,6 +160,7 @@ class MotoServer:
         self._seen: list[SeenRequest] = []
         self._made_at: dict[str, float] = {}
         self._operators: dict[str, Credential] = {}
+        self._additions = moto_rules.Additions()
         self._server: Any = None
         self._thread: threading.Thread | None = None
         self._dispatch: Any = None
@@ -234,6 +245,11 @@ class MotoServer:
                 server_time=datetime.now(UTC).replace(microsecond=0),
             )
 
+    def add_event(self, account: str, event: SeenRequest) -> None:
+        """Let CloudTrail know of a request that never was: what an attacker did before the test began."""
+        with self._lock:
+            self._seen.append(replace(event, account=account))
+
     def operator(self, account: str) -> Credential:
         """The key of the account's operator, made when first asked for."""
         with self._lock:
@@ -308,8 +324,8 @@ class MotoServer:
                 self._note(request, environ, _Reply(status=0, body=b""))
                 return _hang_up(environ)
             reply = self._answer(request, environ, fault)
-            made = _MADE_KEY.search(reply.body) if request.operation == "CreateAccessKey" else None
-            if made is not None:
+            made = _MADE_KEY.search(reply.body) if request.service in ("iam", "sts") and _makes_keys(request) else None
+            if made is not None and request.operation == "CreateAccessKey":
                 self._made_at[made[1].decode()] = time.monotonic()
             self._note(request, environ, reply, made[1].decode() if made else "")
         return _sent(reply, fault, environ, start_response)
@@ -318,11 +334,37 @@ class MotoServer:
         refused = self._signature_refusal(request) or (_REFUSALS.get(fault.kind) if fault else None)
         if refused is not None:
             return _error(request, *refused)
+        if request.service == "iam" and (answered := self._by_rule(request)) is not None:
+            return answered
         if request.operation == "LookupEvents":
             return self._look_up(request)
         if request.operation == "SimulatePrincipalPolicy":
             return self._simulate(request)
         return self._delegate(request, environ)
+
+    def _by_rule(self, request: _Request) -> _Reply | None:
+        """What moto would get wrong, or does not have; None for what is moto's to answer."""
+        signer = self._signer(request.key_id)
+        assert signer is not None
+        backend, asked = self._backend(signer.account), request.parameters
+        if request.operation == "GetAccessKeyLastUsed":
+            owner = self._signer(asked.get("AccessKeyId", ""))
+            return _error(request, *moto_rules.GONE) if owner is None or owner.account != signer.account else None
+        refused = moto_rules.refusal(backend, request.operation, asked)
+        if refused is None:
+            made = self._additions.answer(backend, request.operation, asked, self._used_services(signer.account))
+            if made is None or isinstance(made, str):
+                return None if made is None else _xml(200, made)
+            refused = made
+        return _error(request, *refused)
+
+    def _used_services(self, account: str) -> dict[str, dict[str, datetime]]:
+        """When each user signed for which service last, refused requests among them."""
+        used: dict[str, dict[str, datetime]] = {}
+        for seen in self._seen:
+            if seen.account == account:
+                used.setdefault(seen.user, {})[seen.service] = seen.at
+        return used
 
     def _delegate(self, request: _Request, environ: dict[str, Any]) -> _Reply:
         """Hand the request to moto, and collect its reply whole."""
@@ -342,7 +384,7 @@ class MotoServer:
         age_s = time.monotonic() - self._made_at.get(request.key_id, float("-inf"))
         token = request.headers.get("X-Amz-Security-Token")
         if signer is None or not signer.active or age_s < self.propagation_s or token != signer.token:
-            return 403, "InvalidClientTokenId"
+            return 403, _NOT_ACCEPTED.get(request.service, "InvalidClientTokenId")
         if _signature(request, signer) != _claimed(request)["signature"]:
             return 403, "SignatureDoesNotMatch"
         return None
@@ -400,6 +442,7 @@ class MotoServer:
                 status=reply.status,
                 error=reply.error,
                 made_key_id=made_key_id,
+                user=signer.user if signer else "",
             )
         )
 
@@ -443,7 +486,7 @@ class MotoServer:
             and since <= seen.at.replace(microsecond=0) + timedelta(seconds=1)
             and seen.at <= until
         ]
-        found = [event for event in events if all(event.get(name) == value for name, value in wanted.items())]
+        found = [event for event in events if all(_is_picked(event, name, value) for name, value in wanted.items())]
         first = int(asked.get("NextToken", "0"))
         page = found[first : first + _EVENTS_A_PAGE]
         answer: dict[str, Any] = {"Events": page}
@@ -494,7 +537,7 @@ def _quiet_handler(app: Any) -> type:
 
 
 def _parsed(environ: dict[str, Any]) -> _Request:
-    """Read a request of either protocol: `query` (IAM, STS) or `json` (CloudTrail)."""
+    """Read a request: of `query` (IAM, STS, EC2), of `json` (CloudTrail, ECR), or S3's list of buckets."""
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     headers = {
         name.removeprefix("HTTP_").replace("_", "-").title(): str(value)
@@ -502,15 +545,17 @@ def _parsed(environ: dict[str, Any]) -> _Request:
         if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
     }
     claimed = _SIGNED_BY.match(headers.get("Authorization", ""))
+    service = claimed["service"] if claimed else ""
     target = headers.get("X-Amz-Target", "")
     parameters = {} if target else dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
     return _Request(
         method=environ["REQUEST_METHOD"],
         path=environ.get("PATH_INFO", "/"),
+        query=environ.get("QUERY_STRING", ""),
         headers=headers,
         body=body,
-        service=claimed["service"] if claimed else "",
-        operation=target.rpartition(".")[2] if target else parameters.get("Action", ""),
+        service=service,
+        operation=target.rpartition(".")[2] if target else parameters.get("Action", _REST.get(service, "")),
         region=claimed["region"] if claimed else "",
         key_id=claimed["key"] if claimed else "",
         parameters=parameters,
@@ -532,7 +577,7 @@ def _signature(request: _Request, signer: _Signer) -> str:
     signed = set(_claimed(request)["headers"].split(";"))
     again = AWSRequest(
         method=request.method,
-        url=f"http://{request.headers.get('Host', '')}{request.path}",
+        url=f"http://{request.headers.get('Host', '')}{request.path}" + (f"?{request.query}" if request.query else ""),
         data=request.body,
         headers={name: value for name, value in request.headers.items() if name.lower() in signed},
     )
@@ -546,15 +591,29 @@ def _xml(status: int, text: str, error: str = "") -> _Reply:
 
 
 def _error(request: _Request, status: int, code: str) -> _Reply:
-    if request.service in ("iam", "sts", ""):
-        return _xml(
-            status,
-            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{code}</Message></Error>"
-            f"<RequestId>{uuid.uuid4()}</RequestId></ErrorResponse>",
-            error=code,
-        )
-    body = json.dumps({"__type": code, "message": code}).encode()
-    return _Reply(status=status, body=body, headers=[("Content-Type", "application/x-amz-json-1.1")], error=code)
+    if code == "AccessDenied":
+        code = _NOT_PERMITTED.get(request.service, code)
+    inside = f"<Code>{code}</Code><Message>{code}</Message>"
+    match request.service:
+        case "iam" | "sts" | "":
+            return _xml(
+                status,
+                f"<ErrorResponse><Error><Type>Sender</Type>{inside}</Error>"
+                f"<RequestId>{uuid.uuid4()}</RequestId></ErrorResponse>",
+                error=code,
+            )
+        case "ec2":
+            return _xml(status, f"<Response><Errors><Error>{inside}</Error></Errors></Response>", error=code)
+        case "s3":
+            return _xml(status, f"<Error>{inside}</Error>", error=code)
+        case _:
+            body = json.dumps({"__type": code, "message": code}).encode()
+            headers = [("Content-Type", "application/x-amz-json-1.1")]
+            return _Reply(status=status, body=body, headers=headers, error=code)
+
+
+def _makes_keys(request: _Request) -> bool:
+    return request.operation == "CreateAccessKey" or request.service == "sts"
 
 
 def _sent(reply: _Reply, fault: Fault | None, environ: dict[str, Any], start_response: Respond) -> Iterable[bytes]:
@@ -585,11 +644,9 @@ def _hang_up(environ: dict[str, Any]) -> Iterable[bytes]:
 
 def _event(seen: SeenRequest) -> dict[str, Any]:
     """A CloudTrail event of a request."""
-    user = seen.parameters.get("UserName")
-    made = {"accessKey": {"userName": user, "accessKeyId": seen.made_key_id, "status": "Active"}}
     detail = {
         "eventVersion": "1.08",
-        "userIdentity": {"accountId": seen.account, "accessKeyId": seen.key_id},
+        "userIdentity": {"accountId": seen.account, "accessKeyId": seen.key_id, "userName": seen.user},
         "eventTime": seen.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "eventSource": f"{seen.service}.amazonaws.com",
         "eventName": seen.operation,
@@ -601,7 +658,7 @@ def _event(seen: SeenRequest) -> dict[str, Any]:
             for name, value in seen.parameters.items()
             if name not in ("Action", "Version")
         },
-        "responseElements": made if seen.made_key_id else None,
+        "responseElements": _made(seen),
         "recipientAccountId": seen.account,
         "eventID": seen.id,
     }
@@ -612,6 +669,35 @@ def _event(seen: SeenRequest) -> dict[str, Any]:
         "EventName": seen.operation,
         "EventTime": int(seen.at.timestamp()),
         "EventSource": detail["eventSource"],
+        "Username": seen.user,
         "AccessKeyId": seen.key_id,
+        "Resources": [{"ResourceName": name} for name in _resources(seen)],
         "CloudTrailEvent": json.dumps(detail),
     }
+
+
+def _is_picked(event: Mapping[str, Any], name: str, value: str) -> bool:
+    """Whether a lookup attribute picks the event."""
+    if name == "ResourceName":
+        return any(item["ResourceName"] == value for item in event["Resources"])
+    return bool(event.get(name) == value)
+
+
+def _made(seen: SeenRequest) -> dict[str, Any] | None:
+    """What CloudTrail tells of a reply: the key that was made, or the session that was handed out."""
+    if not seen.made_key_id:
+        return None
+    if seen.service == "sts":
+        return {"credentials": {"accessKeyId": seen.made_key_id}}
+    return {
+        "accessKey": {
+            "userName": seen.parameters.get("UserName"),
+            "accessKeyId": seen.made_key_id,
+            "status": "Active",
+        }
+    }
+
+
+def _resources(seen: SeenRequest) -> list[str]:
+    named = ("UserName", "RoleName", "PolicyArn", "PolicyName", "AccessKeyId", "RoleArn")
+    return [*(seen.parameters[name] for name in named if seen.parameters.get(name)), *filter(None, [seen.made_key_id])]

@@ -115,17 +115,12 @@ def run(
 ) -> PipelineRun:
     """Run one job: project variables first, then each context in its listed order, the later hiding the earlier."""
     names = tuple(context.name for context in contexts)
-    if not all(_admits(context, project) for context in contexts):
+    if not all(admits(context, project) for context in contexts):
         return PipelineRun(project=project.slug, contexts=names, failure=Failure.UNAUTHORIZED)
-    sources = [(project_sink(project), project.variables), *((context_sink(item), item.variables) for item in contexts)]
-    found = {
-        name: [(sink, variables[name]) for sink, variables in sources if name in variables]
-        for name in (id_variable, secret_variable)
-    }
     unproven = tuple(
         context.name for context in contexts if any(item.kind != "project" for item in context.restrictions)
     )
-    ids, secrets = found[id_variable], found[secret_variable]
+    ids, secrets = found(project, contexts, id_variable), found(project, contexts, secret_variable)
     if not ids or not secrets:
         missing = Failure.NO_CREDENTIALS
         return PipelineRun(project=project.slug, contexts=names, failure=missing, unproven=unproven)
@@ -147,7 +142,14 @@ def run(
     )
 
 
-def _admits(context: Context, project: StoredProject) -> bool:
+def found(project: StoredProject, contexts: Sequence[Context], name: str) -> list[tuple[Sink, Variable]]:
+    """Where a job finds a variable, the last of which is what it gets."""
+    sources = [(project_sink(project), project.variables), *((context_sink(item), item.variables) for item in contexts)]
+    return [(sink, variables[name]) for sink, variables in sources if name in variables]
+
+
+def admits(context: Context, project: StoredProject) -> bool:
+    """Whether the context's project restrictions let this project use it."""
     allowed = [item.value for item in context.restrictions if item.kind == "project"]
     return not allowed or project.id in allowed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
@@ -14,11 +15,19 @@ from playbook.twins.faults import READ_RETRIES, Call, Faults
 from playbook.twins.switches import Switches
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
 
+    from playbook.ports import CircleCiReader, Identity, Json
+
 R = TypeVar("R")
 OnCall: TypeAlias = Callable[[Call, Literal["before", "after"]], None]
+AssumeRole: TypeAlias = "Callable[[str, Mapping[str, Json]], Identity | None]"
+"""`sts:AssumeRoleWithWebIdentity` with a role's ARN and a token's claims: who the session is, or None if refused.
+
+The session of a job is named `rotation-playbook-canary`, which ends the ARN of its identity.
+"""
 
 
 class Remote:
@@ -45,6 +54,9 @@ class Remote:
         self.random = rng or random.SystemRandom()
         self.clock = VirtualClock(state.now, flowing=flowing, on_sleep=self.save)
         self.on_call: OnCall | None = None
+        self.mirrored: CircleCiReader | None = None
+        """The live world, of a twin that was made by reading it; None: the state is all there is."""
+        self.assume_role: AssumeRole = lambda _role_arn, _claims: None
         self.lock = threading.RLock()
         self._changed = False
         self.save()
@@ -64,6 +76,10 @@ class Remote:
     def ago(self, seconds: float) -> datetime:
         """The moment so many seconds back, before which things are visible under a lag."""
         return self.clock.now() - timedelta(seconds=seconds)
+
+    def new_id(self) -> str:
+        """Make up a UUID, from the world's own chance."""
+        return str(uuid.UUID(bytes=self.random.randbytes(16), version=4))
 
     def call(self, call: Call, effect: Callable[[], R], *, retries: int = READ_RETRIES) -> R:
         """Carry out one remote call: hook, faults, the effect and its saving, faults, hook, reply."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from playbook.errors import CircleCiError
 from playbook.ports import MaskedVariable, Organization, Sink, SinkKind
 from playbook.secret import Secret
-from playbook.twins.circleci import PAGE, canonical, names_variable, refusal
+from playbook.twins.circleci import PAGE, names_variable
+from playbook.twins.circleci_calls import canonical
 from playbook.twins.http_api import (
     BAD_BODY,
     Routes,
@@ -25,6 +26,7 @@ from playbook.twins.http_api import (
     page_of,
 )
 from playbook.twins.pipeline import project_sink
+from playbook.twins.refusals import refusal
 from playbook.twins.state import Context, ContextRestriction, StoredOrganization, StoredProject
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ PRIVATE_PAGE_MAX: Final = 50
 V3_PAGE_MAX: Final = {"projects": 50, "env-vars": 250}
 VALUE_MAX_CHARACTERS: Final = 32_000
 MASK: Final = "xxxx"
-RESTRICTIONS: Final = frozenset({"project", "expression", "group"})
 _OPAQUE_ID: Final = re.compile(r"[0-9A-Za-z]{21,22}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -153,10 +154,8 @@ def _context(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
 
 @ROUTES.add("DELETE", "/api/v2/context/{id}")
 def _delete_context(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    def effect() -> None:
-        del api.world.state.circleci.contexts[api.context("delete_context", parts["id"]).id]
-
-    api.twin.call("delete_context", parts["id"], effect, write=True)
+    if not api.twin.remove_context(parts["id"]):
+        raise refusal("delete_context", api.world.switches.missing_context_status)
     return message_reply(200, "Context deleted.")
 
 
@@ -223,35 +222,18 @@ def _restrictions(api: Api, _request: Request, parts: Mapping[str, str]) -> Repl
 @ROUTES.add("POST", "/api/v2/context/{id}/restrictions")
 def _create_restriction(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
     fields = fields_of(request)
-    made = ContextRestriction(
-        id=str(uuid.uuid4()),
-        kind=str(fields.get("restriction_type")),
-        value=str(fields.get("restriction_value")),
-    )
-
-    def effect() -> None:
-        context = api.context("create_restriction", parts["id"])
-        if made.kind not in RESTRICTIONS:
-            raise refusal("create_restriction", 400)
-        if any((item.kind, item.value) == (made.kind, made.value) for item in context.restrictions):
-            raise refusal("create_restriction", 409)
-        context.restrictions.append(made)
-
-    api.twin.call("create_restriction", parts["id"], effect, write=True)
-    row = _restriction_row(parts["id"], made)
+    kind, value = str(fields.get("restriction_type")), str(fields.get("restriction_value"))
+    made, is_new = api.twin.add_restriction(parts["id"], kind, value)
+    if not is_new:
+        raise refusal("create_restriction", 409)
+    row = _restriction_row(parts["id"], ContextRestriction(id=made.id, kind=made.kind, value=made.value))
     return json_reply(201, {name: row[name] for name in row.keys() - {"name", "context_id"}})
 
 
 @ROUTES.add("DELETE", "/api/v2/context/{id}/restrictions/{restriction}")
 def _delete_restriction(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    def effect() -> None:
-        context = api.context("delete_restriction", parts["id"])
-        left = [item for item in context.restrictions if item.id != parts["restriction"]]
-        if len(left) == len(context.restrictions):
-            raise refusal("delete_restriction", 404)
-        context.restrictions = left
-
-    api.twin.call("delete_restriction", parts["id"], effect, write=True)
+    if not api.twin.remove_restriction(parts["id"], parts["restriction"]):
+        raise refusal("delete_restriction", 404)
     return message_reply(200, "Context restriction deleted.")
 
 
@@ -271,7 +253,11 @@ def _project(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
             "organization_name": owner.name,
             "organization_slug": owner.slug,
             "organization_id": owner.id,
-            "vcs_info": {"vcs_url": _vcs_url(owner, found), "provider": _provider(found), "default_branch": "main"},
+            "vcs_info": {
+                "vcs_url": _vcs_url(owner, found),
+                "provider": _provider(found),
+                "default_branch": found.default_branch,
+            },
         },
     )
 

@@ -23,7 +23,8 @@ ORGANIZATION: Final = "organization"
 RESOURCE_CLASS: Final = "resource-class"
 WEBHOOK: Final = "webhook"
 """The provider of the triggers whose address carries a secret."""
-_ANY_HOST: Final = "any host"
+ANY_HOST: Final = "any host"
+"""What an inventory calls the host of an SSH key that is offered to every host."""
 _TTL: Final = "ttl "
 _TAIL: Final = 4
 
@@ -62,7 +63,7 @@ def ssh_rows(stored: states.StoredProject) -> list[StoredSecret]:
             organization=stored.organization,
             place=stored.slug,
             place_kind=PROJECT,
-            name=item.hostname or _ANY_HOST,
+            name=item.hostname or ANY_HOST,
         )
         for item in stored.ssh_keys
     ]
@@ -191,7 +192,7 @@ def add_to_project(stored: states.StoredProject, read: ProjectSecrets) -> None:
                 key = states.CheckoutKey(fingerprint=row.id, type=row.detail, created_at=row.created_at)
                 stored.checkout_keys = [*stored.checkout_keys, key]
             case SecretKind.SSH_KEY:
-                host = "" if row.name == _ANY_HOST else row.name
+                host = "" if row.name == ANY_HOST else row.name
                 stored.ssh_keys = [*stored.ssh_keys, states.SshKey(fingerprint=row.id, hostname=host)]
             case SecretKind.LEGACY_AWS_KEY:
                 stored.legacy_aws = states.LegacyAwsKeys(access_key_id=row.id, has_secret=row.set)

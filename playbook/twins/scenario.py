@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,10 +24,11 @@ from playbook.twins import state as states
 from playbook.twins.state import ALWAYS, Change, State, Use, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 SUFFIX: Final = ".toml"
 ANSWERS_SUFFIX: Final = ".answers.toml"
+EVERYONE: Final = "everyone"
 _FOLDER: Final = "scenarios"
 
 
@@ -120,7 +122,12 @@ class _Variable(_Strict):
 
 
 class _Restriction(_Strict):
-    project: str
+    """One of the three."""
+
+    project: str = ""
+    group: str = ""
+    """`everyone` is the group of all members, which restricts nothing."""
+    expression: str = ""
 
 
 class _Claims(_Strict):
@@ -143,6 +150,9 @@ class _RunnerClass(_Strict):
 class _Organization(_Strict):
     slug: str
     name: str
+    inline_config: bool = False
+    """Whether pipelines may bring their own configuration, which is how a canary runs."""
+    running_disabled: bool = False
     runners: tuple[_RunnerClass, ...] = ()
     claims: _Claims | None = None
 
@@ -194,9 +204,35 @@ class _Run(_Strict):
     error: str = ""
 
 
+class _Job(_Strict):
+    name: str
+    started: datetime | None = None
+    stopped: datetime | None = None
+    """Without it a job that started is still running."""
+    status: str = "success"
+    contexts: tuple[str, ...] = ()
+    signs_with: tuple[str, str] | None = None
+    """The variables with the id and the secret of the key that it uses AWS with."""
+    role: str = ""
+    """The ARN of the role that it uses AWS as."""
+
+
+class _Workflow(_Strict):
+    name: str
+    created: datetime
+    jobs: tuple[_Job, ...]
+    branch: str = "main"
+
+
 class _Project(_Strict):
     slug: str
     deleted: bool = False
+    default_branch: str = "main"
+    inline_config: bool | None = None
+    """Without it, as the organization."""
+    forks_receive_secrets: bool = False
+    workflows: tuple[_Workflow, ...] = ()
+    """What ran or runs, oldest first, each in a pipeline of its own."""
     variables: tuple[_Variable, ...] = ()
     checkout_keys: tuple[_CheckoutKey, ...] = ()
     """The last one is preferred."""
@@ -206,9 +242,9 @@ class _Project(_Strict):
     tokens: tuple[_Token, ...] = ()
     webhooks: tuple[_Webhook, ...] = ()
     triggers: tuple[_Trigger, ...] = ()
-    """All of one pipeline definition."""
+    """All of the project's one pipeline definition."""
     runs: tuple[_Run, ...] = ()
-    """Pipelines, the latest first."""
+    """Pipelines of which only the configuration is known."""
     claims: _Claims | None = None
 
 
@@ -244,6 +280,7 @@ class _Builder:
                 organizations={item.slug: self._organization(item) for item in described.organizations},
                 contexts={context.id: context for context in map(self._context, described.contexts)},
                 projects={project.slug: self._project(project) for project in described.projects},
+                pipelines={item.id: item for project in described.projects for item in self._pipelines(project)},
             ),
         )
 
@@ -306,6 +343,8 @@ class _Builder:
                 for item in described.runners
             ],
             claims=_claims(described.claims),
+            inline_config=described.inline_config,
+            running_disabled=described.running_disabled,
         )
 
     def _context(self, described: _Context) -> states.Context:
@@ -315,15 +354,23 @@ class _Builder:
             organization=described.organization,
             created_at=described.created,
             variables=self._variables(described.name, described.variables),
-            restrictions=[
-                states.ContextRestriction(
-                    id=self._uuid(f"restriction {described.name} {item.project}"),
-                    kind="project",
-                    value=self._uuid(item.project),
-                )
-                for item in described.restrictions
-            ],
+            restrictions=[self._restriction(described, item) for item in described.restrictions],
         )
+
+    def _restriction(self, context: _Context, described: _Restriction) -> states.ContextRestriction:
+        named = [(kind, value) for kind, value in msgspec.structs.asdict(described).items() if value]
+        if len(named) != 1:
+            raise UsageError(
+                f"A restriction of the context {context.name} in the scenario {self._name} is not one thing.",
+                remedy="Write exactly one of project, group and expression.",
+            )
+        kind, value = named[0]
+        number = self._uuid(f"restriction {context.name} {value}")
+        if kind == "project":
+            value = self._uuid(value)
+        elif kind == "group":
+            value = self._uuid(context.organization if value == EVERYONE else f"group {value}")
+        return states.ContextRestriction(id=number, kind=kind, value=value)
 
     def _project(self, described: _Project) -> states.StoredProject:
         organization = described.slug.rpartition("/")[0]
@@ -356,9 +403,11 @@ class _Builder:
             else None,
             tokens=[self._token(described.slug, item) for item in described.tokens],
             webhooks=[self._webhook(described.slug, item) for item in described.webhooks],
-            definitions=self._definitions(described),
-            pipelines=[self._pipeline(described.slug, item) for item in described.runs],
+            definitions=[] if described.deleted else [self._definition(described)],
             claims=_claims(described.claims),
+            default_branch=described.default_branch,
+            inline_config=self._allows_inline(described),
+            forks_receive_secrets=described.forks_receive_secrets,
         )
 
     def _token(self, slug: str, described: _Token) -> states.ProjectToken:
@@ -379,23 +428,68 @@ class _Builder:
             updated_at=described.updated or described.created,
         )
 
-    def _definitions(self, described: _Project) -> list[states.PipelineDefinition]:
-        triggers = [self._trigger(described.slug, item) for item in described.triggers]
-        if not triggers:
-            return []
-        created_at = min(item.created for item in described.triggers)
-        number = self._uuid(f"definition {described.slug}")
-        return [states.PipelineDefinition(id=number, name="build", created_at=created_at, triggers=triggers)]
+    def _allows_inline(self, described: _Project) -> bool:
+        if described.inline_config is not None:
+            return described.inline_config
+        owner = described.slug.rpartition("/")[0]
+        return any(item.inline_config for item in self._described.organizations if item.slug == owner)
 
-    def _pipeline(self, slug: str, described: _Run) -> states.Pipeline:
-        return states.Pipeline(
-            id=self._uuid(f"pipeline {slug} {described.number}"),
+    def _definition(self, described: _Project) -> states.PipelineDefinition:
+        """The one definition of a project, with all its triggers."""
+        return states.PipelineDefinition(
+            id=self._uuid(f"definition {described.slug}"),
+            name="build",
+            created_at=min((item.created for item in described.triggers), default=None),
+            triggers=[self._trigger(described.slug, item) for item in described.triggers],
+        )
+
+    def _pipelines(self, described: _Project) -> list[states.RunPipeline]:
+        made: list[states.RunPipeline] = []
+        job_numbers = itertools.count(1)
+        for number, workflow in enumerate(described.workflows, 1):
+            place = f"{described.slug} {number}"
+            stored = states.RunWorkflow(
+                id=self._uuid(f"workflow {place}"),
+                name=workflow.name,
+                created_at=workflow.created,
+                jobs=[self._job(place, item, job_numbers) for item in workflow.jobs],
+            )
+            made.append(
+                states.RunPipeline(
+                    id=self._uuid(f"pipeline {place}"),
+                    project=described.slug,
+                    number=number,
+                    created_at=workflow.created,
+                    branch=workflow.branch,
+                    workflows=[stored],
+                )
+            )
+        return [*made, *(self._run(described.slug, item) for item in described.runs)]
+
+    def _run(self, slug: str, described: _Run) -> states.RunPipeline:
+        return states.RunPipeline(
+            id=self._uuid(f"run {slug} {described.number}"),
+            project=slug,
             number=described.number,
             created_at=described.created,
             branch=described.branch,
+            errors=(described.error,) if described.error else (),
             compiled=described.compiled,
             compiled_setup=described.setup,
-            error=described.error,
+        )
+
+    def _job(self, place: str, described: _Job, numbers: Iterator[int]) -> states.RunJob:
+        id_variable, secret_variable = described.signs_with or ("", "")
+        signing = states.Signing(id_variable=id_variable, secret_variable=secret_variable, role_arn=described.role)
+        return states.RunJob(
+            id=self._uuid(f"job {place} {described.name}"),
+            name=described.name,
+            number=None if described.started is None else next(numbers),
+            contexts=described.contexts,
+            signing=signing if id_variable or described.role else None,
+            status=described.status,
+            started_at=described.started,
+            stopped_at=described.stopped,
         )
 
     def _trigger(self, slug: str, described: _Trigger) -> states.Trigger:

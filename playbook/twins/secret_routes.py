@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from playbook.errors import CircleCiError
 from playbook.twins import state as states
-from playbook.twins.circleci import refusal
+from playbook.twins.circleci_changes import CHECKOUT_KINDS
 from playbook.twins.http_api import (
     BAD_BODY,
     Routes,
@@ -27,6 +27,7 @@ from playbook.twins.http_api import (
     message_reply,
     no_route,
 )
+from playbook.twins.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,33 +133,19 @@ def _checkout_keys(api: Api, request: Request, parts: Mapping[str, str]) -> Repl
 
 @SECRET_ROUTES.add("POST", "/api/v2/project/{slug}/checkout-key")
 def _create_checkout_key(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
-    kind = {"deploy-key": "deploy-key", "user-key": "github-user-key"}.get(str(fields_of(request).get("type")))
-    if kind is None:
+    kind = fields_of(request).get("type")
+    if kind not in CHECKOUT_KINDS:
         return message_reply(400, BAD_BODY)
     if parts["slug"].startswith("circleci/"):
         return message_reply(400, "This API is not supported for this project.")
-
-    def effect() -> states.CheckoutKey:
-        found = api.project("create_checkout_key", parts["slug"])
-        made = states.CheckoutKey(
-            fingerprint=_fingerprint(_new_id(api)), type=kind, preferred=True, created_at=api.world.clock.now()
-        )
-        found.checkout_keys = [*(replace(item, preferred=False) for item in found.checkout_keys), made]
-        return made
-
-    made = api.twin.call("create_checkout_key", parts["slug"], effect, write=True)
+    made = api.twin.add_checkout_key(api.project("create_checkout_key", parts["slug"]).slug, kind)[0]
     return json_reply(201, _checkout_row(made, lambda name: _key(api, name)))
 
 
 @SECRET_ROUTES.add("DELETE", "/api/v2/project/{slug}/checkout-key/{fingerprint}")
 def _delete_checkout_key(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    def effect() -> None:
-        found = api.project("delete_checkout_key", parts["slug"])
-        left = [item for item in found.checkout_keys if item.fingerprint != parts["fingerprint"]]
-        _require(len(left) < len(found.checkout_keys), "delete_checkout_key")
-        found.checkout_keys = left
-
-    api.twin.call("delete_checkout_key", f"{parts['slug']}/{parts['fingerprint']}", effect, write=True)
+    found = api.project("delete_checkout_key", parts["slug"])
+    _require(api.twin.remove_checkout_key(found.slug, parts["fingerprint"]), "delete_checkout_key")
     return message_reply(200, "Checkout key deleted.")
 
 
@@ -174,7 +161,8 @@ def _ssh_row(item: states.SshKey) -> dict[str, Any]:
 def _settings(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
     found = api.project("ssh_keys", parts["slug"])
     shown = api.twin.call("ssh_keys", found.slug, lambda: [_ssh_row(item) for item in found.ssh_keys])
-    return edn_unless_asked(request, {"ssh_keys": shown})
+    flags = {} if found.inline_config is None else {"api-trigger-with-config": found.inline_config}
+    return edn_unless_asked(request, {"ssh_keys": shown, "feature_flags": flags})
 
 
 @SECRET_ROUTES.add("POST", "/api/v1.1/project/{slug}/ssh-key")
@@ -199,12 +187,8 @@ def _delete_ssh_key(api: Api, request: Request, parts: Mapping[str, str]) -> Rep
     if not {"hostname", "fingerprint"} <= fields.keys():
         return message_reply(400, BAD_BODY)
 
-    def effect() -> None:
-        found = api.project("delete_ssh_key", parts["slug"])
-        wanted = (fields["hostname"], fields["fingerprint"])
-        found.ssh_keys = [item for item in found.ssh_keys if (item.hostname, item.fingerprint) != wanted]
-
-    api.twin.call("delete_ssh_key", parts["slug"], effect, write=True)
+    found = api.project("delete_ssh_key", parts["slug"])
+    api.twin.remove_ssh_key(found.slug, str(fields["hostname"] or ""), str(fields["fingerprint"]))
     return message_reply(200, "OK")
 
 
@@ -238,13 +222,8 @@ def _create_token(api: Api, request: Request, parts: Mapping[str, str]) -> Reply
 
 @SECRET_ROUTES.add("DELETE", "/api/v1.1/project/{slug}/token/{token}")
 def _delete_token(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    def effect() -> None:
-        found = api.project("delete_project_token", parts["slug"])
-        left = [item for item in found.tokens if item.id != parts["token"]]
-        _require(len(left) < len(found.tokens), "delete_project_token")
-        found.tokens = left
-
-    api.twin.call("delete_project_token", f"{parts['slug']}/{parts['token']}", effect, write=True)
+    found = api.project("delete_project_token", parts["slug"])
+    _require(api.twin.remove_project_token(found.slug, parts["token"]), "delete_project_token")
     return message_reply(200, "OK")
 
 
@@ -273,14 +252,6 @@ def _written(api: Api, fields: Mapping[str, Any], name: str) -> Any:
     """A field as the API takes it: the spelling of the specification is ignored without a word (facts 4.5)."""
     hyphened = fields.get(name.replace("_", "-")) if api.world.switches.hyphened_webhook_keys else None
     return fields.get(name, hyphened)
-
-
-def _holder(api: Api, operation: str, webhook: str) -> tuple[StoredProject, states.Webhook]:
-    for project in api.world.state.circleci.projects.values():
-        for item in project.webhooks:
-            if item.id == webhook:
-                return project, item
-    raise refusal(operation, 404)
 
 
 @SECRET_ROUTES.add("GET", "/api/v2/webhook")
@@ -319,12 +290,19 @@ def _create_webhook(api: Api, request: Request, _parts: Mapping[str, str]) -> Re
     return json_reply(201, _webhook_row(api, made, owner))
 
 
+@SECRET_ROUTES.add("GET", "/api/v2/webhook/{webhook}")
+def _webhook(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    number = parts["webhook"]
+    found, item = api.twin.call("webhook", number, lambda: api.twin.stored_webhook("webhook", number))
+    return json_reply(200, _webhook_row(api, item, found))
+
+
 @SECRET_ROUTES.add("PUT", "/api/v2/webhook/{webhook}")
 def _put_webhook(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
     fields = fields_of(request)
 
     def effect() -> tuple[StoredProject, states.Webhook]:
-        found, old = _holder(api, "put_webhook", parts["webhook"])
+        found, old = api.twin.stored_webhook("set_webhook_secret", parts["webhook"])
         secret, verify = _written(api, fields, "signing_secret"), _written(api, fields, "verify_tls")
         # The scope of a webhook does not change, whatever is sent.
         made = replace(
@@ -339,14 +317,14 @@ def _put_webhook(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
         found.webhooks = [made if item.id == old.id else item for item in found.webhooks]
         return found, made
 
-    found, made = api.twin.call("put_webhook", parts["webhook"], effect, write=True)
+    found, made = api.twin.call("set_webhook_secret", parts["webhook"], effect, write=True)
     return json_reply(200, _webhook_row(api, made, found))
 
 
 @SECRET_ROUTES.add("DELETE", "/api/v2/webhook/{webhook}")
 def _delete_webhook(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
     def effect() -> None:
-        found, old = _holder(api, "delete_webhook", parts["webhook"])
+        found, old = api.twin.stored_webhook("delete_webhook", parts["webhook"])
         found.webhooks = [item for item in found.webhooks if item.id != old.id]
 
     api.twin.call("delete_webhook", parts["webhook"], effect, write=True)
@@ -501,16 +479,7 @@ def _create_runner_token(api: Api, request: Request, _parts: Mapping[str, str]) 
 
 @SECRET_ROUTES.add("DELETE", "/api/v3/runner/token/{token}")
 def _delete_runner_token(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
-    def effect() -> None:
-        for owner in api.world.state.circleci.organizations.values():
-            for runner in owner.runner_classes:
-                left = [item for item in runner.tokens if item.id != parts["token"]]
-                if len(left) < len(runner.tokens):
-                    _change_class(owner, replace(runner, tokens=left))
-                    return
-        raise refusal("delete_runner_token", 404)
-
-    api.twin.call("delete_runner_token", parts["token"], effect, write=True)
+    _require(api.twin.remove_runner_token(parts["token"]), "delete_runner_token")
     return json_reply(200, {})
 
 

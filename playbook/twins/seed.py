@@ -1,12 +1,14 @@
 """Build a twin of a world by reading it, for a dry run: what the readers show is all that it knows.
 
 Values stay opaque. A read that is refused is refused by the twin too, so that a dry run has the same holes; what was
-left out on purpose (another organization) is refused as well, never shown as empty.
+left out on purpose (another organization) is refused as well, never shown as empty. What most rehearsals do not need
+is read when the twin is asked for it: pipelines (`live_reads`), roles, policies, identity providers and the trail.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from playbook.credential_report import last_uses, to_ask
@@ -14,8 +16,10 @@ from playbook.errors import ServiceError
 from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
 from playbook.twins import state as states
-from playbook.twins.circleci import canonical
-from playbook.twins.iam import PERMISSIONS
+from playbook.twins.circleci_calls import canonical
+from playbook.twins.iam_calls import PERMISSIONS
+from playbook.twins.live_reads import READS
+from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.state import ALWAYS, Change, Refusal, Use, Value
 from playbook.twins.world import TwinWorld
 
@@ -44,8 +48,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-NOT_MIRRORED: Final = "NotMirrored"
-"""The code of the twin's refusal to read what was not asked for."""
+LATER: Final = ("details", "providers")
+"""What of an account is read when the twin is first asked for it."""
 QUOTA: Final = "AccessKeysPerUserQuota"
 SKEW_MIN_S: Final = 2.0
 """A smaller difference is the seconds of a `Date` header and the time of the call, not a clock that is wrong."""
@@ -88,14 +92,16 @@ def mirror(
     `kinds` are the kinds of secret to read besides variables; the twin has a hole for each that was left out.
     A rejected credential is raised; everything else that cannot be read becomes a hole of the twin.
     """
-    wanted = sorted({*PERMISSIONS.values(), *actions})
+    wanted = sorted({*chain.from_iterable(PERMISSIONS.values()), *actions})
     state = states.State(now=platforms.clock.now())
     wanted_organizations = {canonical(slug) for slug in organizations}
     state.circleci = _circleci(platforms.circleci, wanted_organizations, frozenset(kinds), gather)
     tails = _tails(state.circleci)
     for account in accounts:
         state.accounts[account] = _account(platforms, account, wanted, tails, gather)
-    return TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng)
+    twin = TwinWorld(state, path=path, switches=switches, faults=faults, rng=rng, live=platforms.aws)
+    twin.mirrored = platforms.circleci
+    return twin
 
 
 def _try(read: Callable[[], T]) -> T | _Refused:
@@ -122,7 +128,7 @@ def _account(
 ) -> states.Account:
     reader: AwsReader = platforms.aws[account]
     who = reader.identity()
-    made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id())
+    made = states.Account(id=account, operator_arn=who.arn, own_key_id=reader.own_key_id(), unread=list(LATER))
     _permissions(made, reader, actions)
     users = _keep(made.refusals, "users:", _try(reader.users)) or ()
     described = _keep(made.refusals, "described_users:", _try(reader.described_users)) or ()
@@ -226,9 +232,10 @@ def _circleci(
     asked = [item for item in visible if canonical(item.slug) in wanted]
     for item in visible:
         if item not in asked:
-            for operation in ("contexts", "projects"):
+            for operation in ("contexts", "projects", "running_disabled"):
                 made.refusals[f"{operation}:{item.slug}"] = Refusal(code=NOT_MIRRORED)
             made.organizations[item.slug].missed = _left_out(rows.OF_ORGANIZATIONS, item.slug)
+    _blocks(made, reader, asked, gather)
     contexts = _contexts(made, reader, asked, gather)
     _read_contexts(made, reader, contexts, gather)
     projects = _projects(made, reader, asked, gather)
@@ -239,6 +246,15 @@ def _circleci(
         rows.add_to_organization(stored, secrets)
         stored.missed += _left_out(rows.OF_ORGANIZATIONS - kinds, organization.slug)
     return made
+
+
+def _blocks(made: states.CircleCiState, reader: CircleCiReader, asked: Sequence[Organization], gather: Gather) -> None:
+    """Read whether new work is blocked. That a config of ours is allowed is told of projects, which are asked later."""
+    answers = gather(lambda item: _try(lambda: reader.running_disabled(item)), asked)
+    for organization, read in zip(asked, answers, strict=True):
+        stored = made.organizations[organization.slug]
+        stored.running_disabled = _keep(made.refusals, f"running_disabled:{organization.slug}", read)
+        stored.inline_config = True
 
 
 def _left_out(kinds: frozenset[SecretKind], place: str) -> list[states.MissedRead]:
@@ -312,8 +328,6 @@ def _projects(
         for project in sorted(projects.items, key=lambda item: item.deleted):
             slug = canonical(project.slug)
             made.projects[project.id if slug in made.projects else slug] = _project(project)
-            # What its pipelines ran with is nothing that a dry run needs: refused, not shown as none.
-            made.refusals[f"pipelines:{project.slug}"] = Refusal(code=NOT_MIRRORED)
             found.append(project)
     return found
 
@@ -325,6 +339,7 @@ def _project(project: Project) -> states.StoredProject:
         organization=project.organization,
         known_by=project.known_by,
         deleted=project.deleted,
+        unread=() if project.deleted else tuple(READS),
     )
 
 

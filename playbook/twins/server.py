@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from playbook.twins.config_routes import CONFIG_ROUTES
 from playbook.twins.http_api import Api, NoReplyError, Reply, Request
 from playbook.twins.routes import ROUTES
+from playbook.twins.run_routes import RUN_ROUTES
 from playbook.twins.secret_routes import SECRET_ROUTES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class CircleCiServer:
 
     def __init__(self, world: TwinWorld, token: Secret, host: str = "127.0.0.1", port: int = 0) -> None:
         """Port 0 takes a free one; `url` says which."""
-        self._server = _Server((host, port), Api(world, token, (ROUTES, SECRET_ROUTES, CONFIG_ROUTES)))
+        self._server = _Server((host, port), Api(world, token, (ROUTES, RUN_ROUTES, SECRET_ROUTES)))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     @property

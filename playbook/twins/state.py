@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playbook.secret import Secret
+
+T = TypeVar("T")
+Document: TypeAlias = dict[str, Any]
+"""A policy document, as JSON."""
 
 VERSION: Final = 1
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -83,31 +87,124 @@ class Key(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.changes[-1].status
 
 
+class Version(msgspec.Struct, Generic[T], frozen=True, kw_only=True, omit_defaults=True):
+    """What something of IAM was from a time on; None: it was gone. A list of them is its history, the truth last."""
+
+    at: datetime = ALWAYS
+    value: T | None = None
+
+
+class Foothold(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A password, an MFA device, an SSH key, a certificate or a service credential of a user."""
+
+    kind: str
+    id: str
+    created_at: datetime | None = None
+
+
+class Rights(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may be changed of a user besides its keys."""
+
+    tags: dict[str, str] = {}
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+    """The ARNs of managed policies."""
+
+
 class IamUser(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One IAM user."""
+    """One IAM user as it was at first; `Account.rights` has what became of its tags and policies."""
 
     name: str
     arn: str
     created_at: datetime | None = None
     tags: dict[str, str] = {}
     policies: tuple[str, ...] = ()
+    """The names of attached managed policies: of one of the account where it has one of the name, else of AWS."""
     inline_policies: tuple[str, ...] = ()
+    """Names; `inline` has the documents of those whose documents are known."""
+    inline: dict[str, Document] = {}
     groups: tuple[str, ...] = ()
     boundary: str = ""
     reach: tuple[str, ...] = ()
-    """What the policies allow, in the words of `ports.User`: the policies themselves are not kept."""
+    """What the policies allow, in the words of `ports.User`, for it is not worked out here."""
     password_last_used_at: datetime | None = None
+    footholds: tuple[Foothold, ...] = ()
+
+
+class IamGroup(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One IAM group; its members name it."""
+
+    name: str
+    arn: str
+    created_at: datetime | None = None
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+
+
+class IamRole(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One IAM role."""
+
+    name: str
+    arn: str
+    trust: Document
+    path: str = "/"
+    created_at: datetime | None = None
+    max_session_s: int = 3600
+    description: str = ""
+    inline: dict[str, Document] = {}
+    attached: tuple[str, ...] = ()
+    boundary: str = ""
+    tags: dict[str, str] = {}
+
+
+class ManagedPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One managed policy in its default version."""
+
+    name: str
+    arn: str
+    document: Document
+    changed_at: datetime | None = None
+    tags: dict[str, str] = {}
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One identity provider, of OIDC unless `saml`."""
+
+    arn: str
+    url: str = ""
+    """Without `https://`."""
+    client_ids: tuple[str, ...] = ()
+    thumbprints: tuple[str, ...] = ()
+    created_at: datetime | None = None
+    tags: dict[str, str] = {}
+    saml: bool = False
 
 
 class TrailEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One `CreateAccessKey` event of CloudTrail."""
+    """One management event of CloudTrail; as it stands by default, the making of an access key."""
 
     id: str
     at: datetime
-    user: str
-    key_id: str
-    user_agent: str
+    user: str = ""
+    """The user it was done to."""
+    key_id: str = ""
+    """The access key it made."""
+    user_agent: str = ""
     source_address: str = ""
+    name: str = "CreateAccessKey"
+    service: str = "iam"
+    region: str = "us-east-1"
+    signer: str = ""
+    """The key that signed it: AKIA or ASIA."""
+    actor: str = ""
+    """The name of the user or session that signed it."""
+    error_code: str = ""
+    issued_key_id: str = ""
+    """The ASIA key it handed out."""
+    role: str = ""
+    """The ARN of the role it assumed."""
+    resources: tuple[str, ...] = ()
+    """What else it acted on."""
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -126,10 +223,22 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The access key that signs the operator's calls; empty for a role session."""
     users: dict[str, IamUser] = {}
     keys: dict[str, Key] = {}
+    rights: dict[str, list[Version[Rights]]] = {}
+    """By user, once something of them was written; `IamUser` has what was there at first."""
+    groups: dict[str, IamGroup] = {}
+    roles: dict[str, list[Version[IamRole]]] = {}
+    """By name."""
+    policies: dict[str, list[Version[ManagedPolicy]]] = {}
+    """By ARN; AWS's own among them, where something uses them."""
+    providers: dict[str, list[Version[Provider]]] = {}
+    """By ARN."""
+    accessed: dict[str, dict[str, datetime | None]] = {}
+    """By the ARN of a user or role and by service: what was tried before this world began."""
     trail: list[TrailEvent] = []
     quota: int = 2
     """Access keys a user may have, active or not."""
     summary: dict[str, int] = {}
+    """What `iam:GetAccountSummary` says, where it differs from AWS's defaults."""
     denied: list[str] = []
     """IAM actions that the operator may not use: they are refused."""
     simulated: dict[str, bool] = {}
@@ -141,6 +250,8 @@ class Account(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How far AWS's time is ahead of the local clock."""
     refusals: dict[str, Refusal] = {}
     """By operation and target, such as `access_keys:ci-deploy`."""
+    unread: list[str] = []
+    """Of a mirrored account: `details` and `providers`, until they are asked for."""
 
 
 # --- CircleCI -----------------------------------------------------------------------------------------------------
@@ -255,20 +366,6 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_default
     triggers: list[Trigger] = []
 
 
-class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run, with the configuration that it ran with."""
-
-    id: str
-    number: int
-    created_at: datetime
-    branch: str = "main"
-    compiled: str = ""
-    compiled_setup: str = ""
-    """Of a run whose configuration was generated: what generated it."""
-    error: str = ""
-    """Why nothing ran."""
-
-
 class RunnerToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A token that runner agents sign in with, less its value."""
 
@@ -296,6 +393,70 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttl_updated_at: datetime | None = None
 
 
+class Signing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job signs its calls to AWS with: the names of two variables, or a role."""
+
+    id_variable: str = ""
+    secret_variable: str = ""
+    role_arn: str = ""
+
+
+class TestCase(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One test case that a job stored."""
+
+    classname: str
+    name: str
+
+
+class RunJob(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One job: what it needs, and what becomes of it once its time is over."""
+
+    id: str
+    name: str
+    number: int | None = None
+    """None for one that never runs."""
+    contexts: tuple[str, ...] = ()
+    """Their names, in the order of the configuration."""
+    signing: Signing | None = None
+    """None for a job that does not use AWS."""
+    tells: bool = False
+    """It stores what it saw as test cases, as our canary does."""
+    status: str = "success"
+    """CircleCI's word for its end; until `stopped_at` it is running."""
+    started_at: datetime | None = None
+    stopped_at: datetime | None = None
+    """None for one that has started: it runs until somebody cancels it."""
+    tests: list[TestCase] = []
+
+
+class RunWorkflow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One workflow; its state is its jobs'."""
+
+    id: str
+    name: str
+    created_at: datetime
+    jobs: list[RunJob] = []
+
+
+class RunPipeline(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One pipeline; its id is the key in the state."""
+
+    id: str
+    project: str
+    """The project's slug."""
+    number: int
+    created_at: datetime
+    branch: str = "main"
+    unversioned: bool = False
+    """Its configuration came with the request, which keeps restricted contexts from it."""
+    errors: tuple[str, ...] = ()
+    workflows: list[RunWorkflow] = []
+    compiled: str = ""
+    """What it ran with; a stranger's text, kept for whoever asks for it."""
+    compiled_setup: str = ""
+    """Of one whose configuration was generated: what generated it."""
+
+
 class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A hole that the live world reported."""
 
@@ -319,9 +480,13 @@ class StoredProject(msgspec.Struct, kw_only=True, omit_defaults=True):
     tokens: list[ProjectToken] = []
     webhooks: list[Webhook] = []
     definitions: list[PipelineDefinition] = []
-    pipelines: list[Pipeline] = []
-    """The latest first."""
     claims: Claims | None = None
+    default_branch: str = "main"
+    inline_config: bool | None = False
+    """Whether a pipeline may bring its own configuration, if the organization allows it too; None: nobody says."""
+    forks_receive_secrets: bool = False
+    unread: tuple[str, ...] = ()
+    """The operations whose answer a mirror reads from the live world when it is asked (`live_reads`)."""
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""
 
@@ -336,6 +501,10 @@ class StoredOrganization(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of its projects."""
     runner_classes: list[RunnerClass] = []
     claims: Claims | None = None
+    inline_config: bool | None = False
+    """As a project's; both have to allow it."""
+    running_disabled: bool | None = False
+    """All new work is blocked; None where the live world did not say."""
     missed: list[MissedRead] = []
     """Kinds of secret that the live world did not show."""
 
@@ -350,6 +519,7 @@ class CircleCiState(msgspec.Struct, kw_only=True, omit_defaults=True):
     organizations: dict[str, StoredOrganization] = {}
     contexts: dict[str, Context] = {}
     projects: dict[str, StoredProject] = {}
+    pipelines: dict[str, RunPipeline] = {}
     refusals: dict[str, Refusal] = {}
     """By operation and target, such as `variables:gh/acme/api`."""
 

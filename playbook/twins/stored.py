@@ -11,16 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from playbook.errors import CircleCiError
-from playbook.ports import (
-    RUN_CONFIG,
-    Hole,
-    ProjectSecrets,
-    RunConfig,
-    RunConfigs,
-    SecretKind,
-    StoredSecrets,
-    Variables,
-)
+from playbook.ports import Hole, ProjectSecrets, SecretKind, StoredSecrets, Variables
 from playbook.twins import rows
 from playbook.twins.pipeline import project_sink
 
@@ -116,31 +107,6 @@ def of_organization(twin: CircleCiTwin, organization: Organization, kinds: froze
         reading.read(SecretKind.OIDC_CLAIMS, "oidc_claims", stored.slug, lambda: rows.claims_rows(stored))
     missed = stored.missed if stored is not None else ()
     return StoredSecrets(secrets=tuple(reading.secrets), holes=reading.all_holes(missed))
-
-
-def run_configs(twin: CircleCiTwin, project: Project, most: int) -> RunConfigs:
-    """What the latest pipelines of a project ran with, those left out that did not compile."""
-    slug = project.slug
-    listed = twin.call("pipelines", slug, lambda: twin.living_project("pipelines", slug).pipelines)
-    items: list[RunConfig] = []
-    holes: list[Hole] = []
-    for item in [item for item in listed if not item.error][:most]:
-        try:
-            shown = twin.call("pipeline_config", item.id, partial(_config, item))
-        except CircleCiError as error:
-            holes.append(Hole(what=RUN_CONFIG, where=f"{slug} (pipeline {item.number})", why=error.code))
-        else:
-            items.append(shown)
-    return RunConfigs(items=tuple(items), holes=tuple(holes))
-
-
-def _config(item: states.Pipeline) -> RunConfig:
-    return RunConfig(
-        number=item.number,
-        created_at=item.created_at,
-        compiled=item.compiled,
-        compiled_setup=item.compiled_setup,
-    )
 
 
 def _of_deleted(reading: _Reading, stored: states.StoredProject) -> Variables:

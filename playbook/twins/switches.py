@@ -28,6 +28,14 @@ class Switches:
     """Until a list shows a new key, and until it stops showing a deleted one."""
     status_lag_s: float = 0
     """Until a list shows a changed status."""
+    rights_lag_s: float = 2
+    """Until a read shows a role, policy, provider or tag that was written or removed."""
+    policy_lag_s: float = 4
+    """Until a policy that was written or removed decides about requests (facts/aws 6)."""
+    service_lag_s: float = 6
+    """Until a service other than STS accepts a new key: each learns of it by itself (facts/aws 5)."""
+    accessed_lag_s: float = 4 * 3600
+    """Until the services a principal tried to use are told of (facts/aws 9)."""
     trail_lag_s: float = 120
     """Until CloudTrail delivers an event."""
     trail_denied: bool = False
@@ -71,6 +79,17 @@ class Switches:
     """False: `/api/v3/projects` is only a slug resolver and refuses a list."""
     private_pages_loop: bool = False
     """The private project list begins again after its last page."""
+    job_s: float = 20
+    """How long a job runs; what it signs with is decided when it starts, as an environment is."""
+    results_lag_s: float = 2
+    """Until the test cases of a job that has ended can be read."""
+    blocked_status: int = 409
+    """For a pipeline or a rerun while all new work is blocked; no source says which it is."""
+    v3_settings: bool = True
+    """False: the host has no settings of organizations and projects in v3, as Server."""
+    run_takes_content: bool = False
+    """Over HTTP, for a project that is not standalone: False, `pipeline/run` drops a configuration that comes with the
+    request without a word and runs the repository's; the older `pipeline` takes it."""
     retry_after: bool = True
     """A 429 says when to come back."""
     requests_per_s: float | None = None

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 from playbook.errors import UsageError
 from playbook.ports import AccessKey, KeyStatus, Platforms, Sink, SinkKind
 from playbook.secret import Secret
-from playbook.twins import iam, pipeline
+from playbook.twins import iam_keys, pipeline, sessions, trail
 from playbook.twins import state as states
-from playbook.twins.circleci import CircleCiTwin, canonical
+from playbook.twins.circleci import CircleCiTwin
+from playbook.twins.circleci_calls import canonical
 from playbook.twins.faults import Call, Faults
 from playbook.twins.iam import IamTwin
+from playbook.twins.iam_calls import truth
+from playbook.twins.iam_users import rights_of
 from playbook.twins.remote import OnCall, Remote
-from playbook.twins.state import Value, Variable
+from playbook.twins.state import Value, Variable, Version
 from playbook.twins.switches import FreshTail, Switches
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
     from pathlib import Path
 
-    from playbook.twins.state import State
+    from playbook.ports import AwsReader
+    from playbook.twins.state import IamRole, Rights, State
+    from playbook.twins.trail import Seen
 
 __all__ = ["Call", "Faults", "FreshTail", "OnCall", "Switches", "TwinWorld"]
 
@@ -43,9 +50,13 @@ class TwinWorld(Remote):
         faults: Faults | None = None,
         rng: random.Random | None = None,
         flowing: bool = False,
+        live: Mapping[str, AwsReader] | None = None,
     ) -> None:
+        """`live`: what a mirror reads on from, by account."""
         super().__init__(state, path=path, switches=switches, faults=faults, rng=rng, flowing=flowing)
-        self.aws = {account: IamTwin(self, account) for account in sorted(state.accounts)}
+        self.aws = {
+            account: IamTwin(self, account, live=(live or {}).get(account)) for account in sorted(state.accounts)
+        }
         self.circleci = CircleCiTwin(self)
 
     @classmethod
@@ -68,8 +79,9 @@ class TwinWorld(Remote):
             aws=dict(self.aws),
             circleci=self.circleci if token is None else CircleCiTwin(self, token),
             clock=self.clock,
-            identify=lambda credential: iam.identify(self, credential),
+            identify=lambda credential: iam_keys.identify(self, credential),
             obtain=self.obtain,
+            accepts=lambda credential, service, region: iam_keys.accepts(self, credential, service, region),
         )
 
     def obtain(self, source: str) -> Secret:
@@ -98,7 +110,7 @@ class TwinWorld(Remote):
     def all_keys(self, account: str, user: str) -> tuple[AccessKey, ...]:
         """Every key that exists, listed yet or not, oldest first."""
         with self.lock:
-            keys = iam.existing(self.state.accounts[account], user)
+            keys = iam_keys.existing(self.state.accounts[account], user)
             return tuple(
                 AccessKey(account=account, user=user, id=key.id, status=key.status, created_at=key.created_at)
                 for key in sorted(keys, key=lambda key: (key.changes[0].at, key.created_at, key.id))
@@ -108,24 +120,58 @@ class TwinWorld(Remote):
     def created(self, account: str, user: str) -> dict[str, str]:
         """Every key ever made on this twin for the user, deleted ones included, with the tag it was asked with."""
         with self.lock:
-            keys = iam.keys_of(self.state.accounts[account], user)
+            keys = iam_keys.keys_of(self.state.accounts[account], user)
             return {key.id: key.tag for key in keys if key.secret is not None and key.secret.sha256 is not None}
+
+    def session_allowed(
+        self, account: str, *, user: str = "", role: str = "", issued_at: datetime | None = None
+    ) -> bool:
+        """Whether a session of this user or role, issued then, can act now; None: whether a user's own keys can."""
+        with self.lock:
+            held = self.state.accounts[account]
+            if role:
+                return issued_at is not None and sessions.role_allowed(self, held, role, issued_at)
+            return sessions.user_allowed(self, held, user, issued_at)
 
     # --- A stranger's hands -----------------------------------------------------------------------------------------
 
     def foreign_create_key(self, account: str, user: str, *, agent: str = "aws-cli/2") -> str:
         """Somebody else mints a key; at the quota too, for the quota is not atomic (facts/aws 2.2)."""
         with self.lock:
-            secret = Secret(iam.mint_secret(self))
-            key = iam.add_key(self, self.state.accounts[account], user, Value.of(secret), agent=agent)
+            secret = Secret(iam_keys.mint_secret(self))
+            key = iam_keys.add_key(self, self.state.accounts[account], user, Value.of(secret), agent=agent)
             self.save()
             return key.id
 
     def foreign_set_status(self, account: str, key_id: str, status: KeyStatus | None) -> None:
         """Somebody else turns a key on or off; None deletes it."""
         with self.lock:
-            iam.change(self, self.state.accounts[account].keys[key_id], status)
+            iam_keys.change(self, self.state.accounts[account].keys[key_id], status)
             self.save()
+
+    def foreign_change_rights(self, account: str, user: str, changed: Callable[[Rights], Rights]) -> None:
+        """Somebody else changes a user's tags or policies."""
+        with self.lock:
+            self.clock.advance(self.switches.write_s)
+            held = self.state.accounts[account]
+            history = held.rights.setdefault(user, [Version(value=rights_of(held, user))])
+            history.append(Version(at=self.clock.now(), value=changed(truth(history) or rights_of(held, user))))
+            self.save()
+
+    def foreign_put_role(self, account: str, role: IamRole) -> None:
+        """Somebody else makes a role, or changes one."""
+        with self.lock:
+            self.clock.advance(self.switches.write_s)
+            history = self.state.accounts[account].roles.setdefault(role.name, [])
+            history.append(Version(at=self.clock.now(), value=role))
+            self.save()
+
+    def foreign_event(self, account: str, name: str, *, at: datetime | None = None, **said: Unpack[Seen]) -> str:
+        """Somebody else does something that CloudTrail records; answers the event's id."""
+        with self.lock:
+            event = trail.record(self, self.state.accounts[account], name, at=at, **said)
+            self.save()
+            return event.id
 
     def foreign_put(self, sink: Sink, name: str, text: str) -> None:
         """Somebody else writes a variable."""
@@ -136,7 +182,7 @@ class TwinWorld(Remote):
 
         The values are known for a key made on this twin, opaque for one that was there before.
         """
-        found = iam.find_key(self, key_id)
+        found = iam_keys.find_key(self, key_id)
         if found is None:
             raise KeyError(key_id)
         secret = found[1].secret

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,21 +11,28 @@ from clients.scripted import error_of
 from twins import kinds_world as kinds_world_of
 from twins.kinds_world import ALL, EVERY_ROW, brief, kinds_world
 
+from playbook import canary
 from playbook.clients.aws import connect
 from playbook.clients.circleci import CircleCiClient
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect
-from playbook.ports import KeyStatus, Organization, SecretKind, Sink, SinkKind, StoredSecrets
+from playbook.ports import KeyStatus, Organization, Project, SecretKind, Sink, SinkKind, StoredSecrets, WorkflowStatus
 from playbook.secret import Secret
 from playbook.twins.circleci import CircleCiTwin
 from playbook.twins.moto_server import MotoServer
 from playbook.twins.server import CircleCiServer
 from playbook.twins.state import (
+    ALWAYS,
     Account,
+    Change,
     CircleCiState,
     Context,
     ContextRestriction,
     IamUser,
+    Key,
     Refusal,
+    RunJob,
+    RunPipeline,
+    RunWorkflow,
     State,
     StoredOrganization,
     StoredProject,
@@ -357,6 +365,293 @@ def test_standalone_projects_have_no_checkout_keys_and_that_is_no_hole(open_kind
     circleci = open_kinds(kinds_world_of.kinds_state(stored))
     read = circleci.project_secrets(kinds_world_of.port_project(stored), ALL)
     assert (read.secrets, read.holes, read.variables.items) == ((), (), ())
+
+
+# --- Pipelines, settings, removals ------------------------------------------------------------------------------------
+
+API = kinds_world_of.port_project(kinds_world_of.rich_project())
+PLAIN = Project(
+    id=kinds_world_of.number("gh/acme/plain"), slug="gh/acme/plain", organization="gh/acme", known_by=("private",)
+)
+GONE = replace(PLAIN, id=kinds_world_of.number("nowhere"), slug="gh/acme/nowhere")
+KEY = "AKIACONTRACTCONTRAC7"
+LONG_AGO = kinds_world_of.day(1000)
+VAULT = Sink(kind=SinkKind.CONTEXT, id=kinds_world_of.number("vault"), name="vault", organization="gh/acme")
+
+
+def running_state(**more):
+    """The world of every kind, with an AWS account, a context that holds its key, and a workflow that is recorded."""
+    state = kinds_world_of.kinds_state(**more)
+    state.circleci.organizations["gh/acme"].inline_config = True
+    state.circleci.projects["gh/acme/api"].inline_config = True
+    state.circleci.projects["gh/acme/api"].default_branch = "trunk"
+    state.accounts[ACCOUNT] = Account(
+        id=ACCOUNT,
+        operator_arn=f"arn:aws:sts::{ACCOUNT}:assumed-role/responder/me",
+        users={"ci": IamUser(name="ci", arn=f"arn:aws:iam::{ACCOUNT}:user/ci", created_at=LONG_AGO)},
+        keys={KEY: Key(id=KEY, user="ci", created_at=LONG_AGO, changes=[Change(at=ALWAYS, status=KeyStatus.ACTIVE)])},
+    )
+    state.circleci.contexts[VAULT.id] = Context(
+        id=VAULT.id,
+        name="vault",
+        organization="gh/acme",
+        created_at=LONG_AGO,
+        variables={"KEY_ID": Variable(value=Value.opaque(KEY)), "KEY_SECRET": Variable(value=Value(tail="abcd"))},
+    )
+    number = kinds_world_of.number
+    done = RunJob(
+        id=number("job"),
+        name="deploy",
+        number=41,
+        contexts=("vault",),
+        status="failed",
+        started_at=START,
+        stopped_at=START,
+    )
+    held = RunJob(id=number("held"), name="ask", status="on_hold")
+    endless = RunJob(id=number("endless"), name="soak", number=42, started_at=START)
+    flows = [
+        RunWorkflow(id=number(name), name=name, created_at=START, jobs=jobs)
+        for name, jobs in (("build", [done]), ("ask", [held]), ("soak", [endless]))
+    ]
+    state.circleci.pipelines[number("pipe")] = RunPipeline(
+        id=number("pipe"), project="gh/acme/api", number=7, created_at=START, workflows=flows
+    )
+    return state
+
+
+def the_canary(circleci, *contexts):
+    (definition, *_) = circleci.pipeline_definitions(API)
+    config = canary.with_keys(contexts, "KEY_ID", "KEY_SECRET", "us-east-1")
+    return circleci.run_inline(API, definition, circleci.default_branch(API), config)
+
+
+NOW = {"job_s": 0, "results_lag_s": 0}
+
+
+def test_the_canary_says_who_it_is(open_kinds):
+    circleci = open_kinds(running_state(), **NOW)
+    made = the_canary(circleci, "vault")
+    assert (made.project, made.number, made.errors) == ("gh/acme/api", 8, ())
+    assert [item.id for item in circleci.pipelines("gh/acme/api", LONG_AGO)] == [made.id, kinds_world_of.number("pipe")]
+    assert circleci.pipelines("gh/acme/api", kinds_world_of.day(-9)) == ()
+    assert circleci.pipeline(made.id).number == 8
+    (workflow,) = circleci.workflows(made.id)
+    assert (workflow.name, workflow.status, workflow.pipeline) == (canary.WORKFLOW, WorkflowStatus.SUCCESS, made.id)
+    (job,) = circleci.jobs(workflow.id)
+    assert (job.name, job.status, job.number) == (canary.JOB, "success", 43)
+    assert job.started_at <= job.stopped_at
+    said = canary.read_report(circleci.test_results("gh/acme/api", job.number))
+    assert said == canary.CanaryReport(account=ACCOUNT, arn=f"arn:aws:iam::{ACCOUNT}:user/ci", tail=KEY[-4:])
+
+
+def test_a_canary_under_way(open_kinds):
+    circleci = open_kinds(running_state(), job_s=3600)
+    made = the_canary(circleci, "vault")
+    (workflow,) = circleci.workflows(made.id)
+    assert (workflow.status, workflow.stopped_at) == (WorkflowStatus.RUNNING, None)
+    (job,) = circleci.jobs(workflow.id)
+    assert (job.status, job.stopped_at) == ("running", None)
+    assert circleci.test_results("gh/acme/api", job.number) == ()
+    circleci.cancel_workflow(workflow.id)
+    circleci.cancel_workflow(workflow.id)
+    (workflow,) = circleci.workflows(made.id)
+    assert workflow.status is WorkflowStatus.CANCELED
+    assert circleci.jobs(workflow.id)[0].status == "canceled"
+
+
+def test_a_context_that_does_not_take_our_config(open_kinds):
+    circleci = open_kinds(running_state(), **NOW)
+    circleci.create_restriction(VAULT, "project", API.id)
+    (workflow,) = circleci.workflows(the_canary(circleci, "vault").id)
+    assert workflow.status is WorkflowStatus.UNAUTHORIZED
+    assert [(job.status, job.number, job.started_at) for job in circleci.jobs(workflow.id)] == [
+        ("unauthorized", None, None)
+    ]
+
+
+def test_a_config_that_is_none(open_kinds):
+    circleci = open_kinds(running_state())
+    made = circleci.run_inline(API, circleci.pipeline_definitions(API)[0], "main", "a: [")
+    assert circleci.pipeline(made.id).errors == ("Unable to parse YAML",)
+    assert circleci.workflows(made.id) == ()
+
+
+@pytest.mark.parametrize("place", ["organization", "project"])
+def test_where_our_config_is_not_allowed(open_kinds, place):
+    state = running_state()
+    holder = state.circleci.organizations["gh/acme"] if place == "organization" else state.circleci.projects[API.slug]
+    holder.inline_config = False
+    circleci = open_kinds(state)
+    assert circleci.inline_config_allowed(API) is False
+    error = error_of(lambda: the_canary(circleci, "vault"), CircleCiError)
+    assert (error.code, error.effect) == ("InlineConfigForbidden", Effect.NONE)
+    assert len(circleci.pipelines(API.slug, LONG_AGO)) == 1
+
+
+def test_settings_that_are_told(open_kinds):
+    state = running_state()
+    state.circleci.projects["gh/acme/api"].forks_receive_secrets = True
+    circleci = open_kinds(state)
+    assert circleci.inline_config_allowed(API) is True
+    assert circleci.default_branch(API) == "trunk"
+    assert circleci.forks_receive_secrets(API) is True
+    assert circleci.forks_receive_secrets(PLAIN) is False
+    assert [item.name for item in circleci.pipeline_definitions(API)] == ["build"]
+    assert circleci.pipeline_definitions(PLAIN) == ()
+
+
+@pytest.mark.parametrize("place", ["organization", "project"])
+def test_settings_that_nobody_tells(open_kinds, place):
+    state = running_state()
+    holder = state.circleci.organizations["gh/acme"] if place == "organization" else state.circleci.projects[API.slug]
+    holder.inline_config = None
+    assert open_kinds(state).inline_config_allowed(API) is None
+
+
+def test_the_block(open_kinds):
+    circleci = open_kinds(running_state())
+    acme = kinds_world_of.ACME
+    assert circleci.running_disabled(acme) is False
+    for _ in range(2):
+        circleci.set_running_disabled(acme, disabled=True)
+    assert circleci.running_disabled(acme) is True
+    build = kinds_world_of.number("build")
+    for call in (
+        lambda: the_canary(circleci, "vault"),
+        lambda: circleci.rerun_workflow(build, from_failed=False),
+    ):
+        error = error_of(call, CircleCiError)
+        assert (error.status, error.effect) == (409, Effect.NONE)
+    circleci.set_running_disabled(acme, disabled=False)
+    assert circleci.running_disabled(acme) is False
+
+
+def test_a_host_without_the_block(open_kinds):
+    circleci = open_kinds(running_state(), v3_settings=False)
+    assert circleci.running_disabled(kinds_world_of.ACME) is None
+    error = error_of(lambda: circleci.set_running_disabled(kinds_world_of.ACME, disabled=True), CircleCiError)
+    assert (error.code, error.effect) == ("NotAvailable", Effect.NONE)
+
+
+def test_recorded_workflows_and_reruns(open_kinds):
+    circleci = open_kinds(running_state(), **NOW)
+    number = kinds_world_of.number
+    seen = {item.name: item for item in circleci.workflows(number("pipe"))}
+    assert {name: item.status for name, item in seen.items()} == {
+        "build": WorkflowStatus.FAILED,
+        "ask": WorkflowStatus.ON_HOLD,
+        "soak": WorkflowStatus.RUNNING,
+    }
+    assert seen["build"].stopped_at == START
+    (job,) = circleci.jobs(number("build"))
+    assert (job.started_at, job.stopped_at, job.number) == (START, START, 41)
+    again = circleci.rerun_workflow(number("build"), from_failed=True)
+    assert next(item.status for item in circleci.workflows(number("pipe")) if item.id == again) == "success"
+    error = error_of(lambda: circleci.rerun_workflow(again, from_failed=True), CircleCiError)
+    assert (error.status, error.effect) == (400, Effect.NONE)
+    circleci.cancel_workflow(number("soak"))
+    assert circleci.jobs(number("soak"))[0].status == "canceled"
+
+
+def test_what_no_pipeline_project_or_workflow_is(open_kinds):
+    circleci = open_kinds(running_state())
+    nowhere = kinds_world_of.number("nothing")
+    for call in (
+        lambda: circleci.pipeline(nowhere),
+        lambda: circleci.workflows(nowhere),
+        lambda: circleci.jobs(nowhere),
+        lambda: circleci.pipelines(GONE.slug, LONG_AGO),
+        lambda: circleci.pipeline_definitions(GONE),
+        lambda: circleci.default_branch(GONE),
+        lambda: circleci.forks_receive_secrets(GONE),
+        lambda: circleci.test_results(API.slug, 999),
+        lambda: circleci.rerun_workflow(nowhere, from_failed=False),
+        lambda: circleci.cancel_workflow(nowhere),
+    ):
+        error = error_of(call, CircleCiError)
+        assert (error.code, error.status, error.effect) == ("HTTP404", 404, Effect.NONE)
+
+
+def test_many_pipelines_over_several_pages(open_kinds):
+    state = running_state()
+    for count in range(45):
+        number = kinds_world_of.number("many", count)
+        made = kinds_world_of.START + timedelta(minutes=count)
+        state.circleci.pipelines[number] = RunPipeline(
+            id=number, project="gh/acme/api", number=100 + count, created_at=made
+        )
+    circleci = open_kinds(state)
+    assert len(circleci.pipelines(API.slug, LONG_AGO)) == 46
+    since = kinds_world_of.START + timedelta(minutes=10)
+    assert [item.number for item in circleci.pipelines(API.slug, since)] == list(range(144, 109, -1))
+
+
+def test_a_context_from_its_restrictions_to_its_end(open_kinds):
+    circleci = open_kinds(running_state())
+    made = circleci.create_restriction(VAULT, "project", API.id)
+    assert circleci.create_restriction(VAULT, "project", API.id) == made
+    assert circleci.restrictions(VAULT) == (made,)
+    for _ in range(2):
+        circleci.delete_restriction(VAULT, made.id)
+    assert circleci.restrictions(VAULT) == ()
+    error = error_of(lambda: circleci.create_restriction(VAULT, "moon", "full"), CircleCiError)
+    assert (error.status, error.effect) == (400, Effect.NONE)
+    for _ in range(2):
+        circleci.delete_context(VAULT)
+    assert VAULT not in circleci.contexts(kinds_world_of.ACME)
+    error = error_of(lambda: circleci.create_restriction(VAULT, "project", API.id), CircleCiError)
+    assert (error.status, error.effect) == (403, Effect.NONE)
+
+
+def rows_of(circleci, kind):
+    if kind is SecretKind.RUNNER_TOKEN:
+        return circleci.organization_secrets(kinds_world_of.ACME, frozenset({kind})).secrets
+    return circleci.project_secrets(API, frozenset({kind})).secrets
+
+
+@pytest.mark.parametrize(
+    ("kind", "delete"),
+    [
+        (SecretKind.CHECKOUT_KEY, lambda circleci, row: circleci.delete_checkout_key(API, row.id)),
+        (SecretKind.SSH_KEY, lambda circleci, row: circleci.delete_ssh_key(API, row.name, row.id)),
+        (SecretKind.PROJECT_TOKEN, lambda circleci, row: circleci.delete_project_token(API, row.id)),
+        (SecretKind.RUNNER_TOKEN, lambda circleci, row: circleci.delete_runner_token(row.id)),
+    ],
+)
+def test_removing_every_row_of_a_kind_twice(open_kinds, kind, delete):
+    circleci = open_kinds()
+    rows = rows_of(circleci, kind)
+    assert rows
+    while rows:
+        for _ in range(2):
+            delete(circleci, rows[0])
+        left = rows_of(circleci, kind)
+        assert brief(left) == brief(rows[1:])
+        rows = left
+
+
+@pytest.mark.parametrize(("kind", "detail"), [("deploy-key", "deploy-key"), ("user-key", "github-user-key")])
+def test_a_new_checkout_key(open_kinds, kind, detail):
+    circleci = open_kinds()
+    made = circleci.create_checkout_key(API, kind)
+    assert (made.kind, made.place, made.detail, made.set) == (SecretKind.CHECKOUT_KEY, API.slug, detail, True)
+    assert made in rows_of(circleci, SecretKind.CHECKOUT_KEY)
+    error = error_of(lambda: circleci.create_checkout_key(API, "moon-key"), CircleCiError)
+    assert (error.status, error.effect) == (400, Effect.NONE)
+
+
+@pytest.mark.parametrize("hyphened", [False, True])
+def test_a_webhook_gets_a_secret_in_either_spelling(open_kinds, hyphened):
+    circleci = open_kinds(hyphened_webhook_keys=hyphened, snake_case_keys=not hyphened)
+    bare = next(row for row in rows_of(circleci, SecretKind.WEBHOOK_SECRET) if row.name == "bare")
+    assert not bare.set
+    circleci.set_webhook_secret(bare.id, Secret("a-new-signing-secret"))
+    after = next(row for row in rows_of(circleci, SecretKind.WEBHOOK_SECRET) if row.name == "bare")
+    assert after.set
+    assert after.updated_at > bare.updated_at
+    nowhere = kinds_world_of.number("no webhook")
+    assert error_of(lambda: circleci.set_webhook_secret(nowhere, Secret("x")), CircleCiError).status == 404
 
 
 # --- AWS --------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def test_every_way_to_redirect_aws_is_found(tmp_path):
         "[default]\nendpoint_url = https://default.example\n"
         "[profile work]\nservices = mine\nendpoint_url = http://127.0.0.1:1\n"
         "[profile off]\nendpoint_url = https://off.example\nignore_configured_endpoint_urls = true\n"
-        "[services mine]\niam =\n  endpoint_url = https://iam.example\ns3 =\n  endpoint_url = https://s3.example\n"
+        "[services mine]\niam =\n  endpoint_url = https://iam.example\nsqs =\n  endpoint_url = https://sqs.example\n"
     )
     credentials.write_text("[work]\nendpoint_url = https://credentials.example\n")
     environ = {
@@ -100,7 +100,7 @@ def test_every_way_to_redirect_aws_is_found(tmp_path):
         "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
         "AWS_ENDPOINT_URL": "https://all.example",
         "AWS_ENDPOINT_URL_IAM": "https://iam-env.example",
-        "AWS_ENDPOINT_URL_S3": "https://not-ours.example",
+        "AWS_ENDPOINT_URL_SQS": "https://not-ours.example",
     }
     hosts = {urlsplit(override.url).hostname for override in aws_overrides(environ, ["work", "off"])}
     assert hosts == {"all.example", "iam-env.example", "127.0.0.1", "iam.example", "credentials.example"}

@@ -13,9 +13,10 @@ from typing import Any, Final
 import playbook.journal
 import steps.iam_keys
 import steps.replace_access_keys
-from playbook.engine import Engine, _Lanes, _Turn
+from playbook.engine import Engine
 from playbook.errors import Effect, ServiceError
 from playbook.journal import Journal, Recovered
+from playbook.lanes import Lanes, Turn
 from playbook.model import Observation, Status
 from playbook.ports import Attempt, Credential
 from playbook.records import Applied, Failed, Intended, Reset, State, Verified
@@ -317,12 +318,12 @@ def outage_not_approved() -> None:
 
 @mutant("after a reset the proof waits for the stores that wait for the proof", "L1")
 def proof_waits_for_stores() -> None:
-    def blockers(self: _Lanes, action: Any) -> list[str]:
+    def blockers(self: Lanes, action: Any) -> list[str]:
         first = self._journal.state.first.get(action.key, frozenset())
         needed = [*action.after, *(key for key in first if action.needs and key in self._actions)]
         return [key for key in needed if self._journal.state.of(key).state != "verified"]
 
-    _Lanes._blockers = blockers
+    Lanes._blockers = blockers
 
 
 @mutant("a second reset forgets that sinks work with a key that the first one kept", "I3")
@@ -353,36 +354,36 @@ def old_try_claims_new_key() -> None:
 
 @mutant("a create refused for the quota does not say whose key fills it", "L1")
 def refusal_not_explained() -> None:
-    _Lanes._look_after_refusal = lambda self, action: None
+    Lanes._look_after_refusal = lambda self, action: None
 
 
 @mutant("what a dead process did without writing its end down is not put back", "I5")
 def no_undo_of_an_open_intent() -> None:
-    conflict = _Lanes._conflict
+    conflict = Lanes._conflict
 
-    def conflict_forgetting(self: _Lanes, lane: Any, action: Any, seen: Observation) -> Any:
+    def conflict_forgetting(self: Lanes, lane: Any, action: Any, seen: Observation) -> Any:
         attempts = self._world.past(action.key)
         if attempts and attempts[-1].applied is None:
             self._park(lane, action, seen.reason, "conflict")
-            return _Turn.PARKED
+            return Turn.PARKED
         return conflict(self, lane, action, seen)
 
-    _Lanes._conflict = conflict_forgetting
+    Lanes._conflict = conflict_forgetting
 
 
 @mutant("what was to be put back counts as put back once that is intended", "I5")
 def undo_counted_by_its_intent() -> None:
-    conflict = _Lanes._conflict
+    conflict = Lanes._conflict
 
-    def conflict_believing(self: _Lanes, lane: Any, action: Any, seen: Observation) -> Any:
+    def conflict_believing(self: Lanes, lane: Any, action: Any, seen: Observation) -> Any:
         attempts = self._world.past(action.key)
         undoing = action.undo({}) if attempts else ()
         if any(later.seq > attempts[-1].seq for undo in undoing for later in self._world.past(undo.key)):
             self._park(lane, action, seen.reason, "conflict")
-            return _Turn.PARKED
+            return Turn.PARKED
         return conflict(self, lane, action, seen)
 
-    _Lanes._conflict = conflict_believing
+    Lanes._conflict = conflict_believing
 
 
 @mutant("the last look does not read the sinks, and a replaced key goes unlooked", "I6")

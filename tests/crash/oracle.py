@@ -30,6 +30,10 @@ DEACTIVATE = "iam:deactivate-access-key:"
 ACTIVATE = "iam:activate-access-key:"
 DELETE = "iam:delete-access-key:"
 STORE = "circleci:store-access-key:"
+LEASES = {"tag_user": "iam:take-lease:", "untag_user": "iam:release-lease:"}
+CANARY = "circleci:run-canary:"
+HARMLESS = {*LEASES, "run_inline"}
+"""Writes that change neither a key nor a sink."""
 CONTAINMENT = "deactivate_exposed_keys"
 PROOFS = 3
 GENESIS = "0" * 64
@@ -480,6 +484,14 @@ class Oracle:
             case "put_variable":
                 store = self._store_of(call)
                 return [store] if store is not None else []
+            case "tag_user" | "untag_user":
+                return [f"{LEASES[call.operation]}{call.target.rpartition('/')[0]}"]
+            case "run_inline":
+                return [
+                    f"{CANARY}{action['pair']['sink']['kind']}/{action['pair']['sink']['id']}/{action['pair']['id_variable']}"
+                    for _, action in self.ledger.of_kind(CANARY)
+                    if action["project"]["slug"] == call.target
+                ]
             case _:
                 return []
 
@@ -590,6 +602,8 @@ class Oracle:
 
     def check_ownership(self, call: Call) -> None:
         """I7: only what the approved plan names, or what this run made, is changed; no unknown value is overwritten."""
+        if call.operation in HARMLESS:
+            return  # its open intent, which an approved plan holds, names exactly this target
         if call.operation == "create_access_key":
             if call.target not in {f"{a['account']}/{a['user']}" for _, a in self.ledger.of_kind(CREATE)}:
                 broken("I7", f"a key is made for {call.target}, which no approved plan names")
@@ -669,6 +683,8 @@ class Oracle:
     # -- ends --
 
     def _note_effect(self, call: Call) -> None:
+        if call.operation in HARMLESS:
+            return
         if call.service == "iam":
             owner = "/".join(call.target.split("/")[:2])
             touched = [sink for sink, pair in self.pairs.items() if pair.owner == owner]

@@ -39,9 +39,11 @@ def pipelines(slug):
     """Four runs: one that did not compile, one that generates and waits, one that generated, a plain one."""
     plain = "jobs: {a: {}}\nworkflows: {w: {jobs: [{a: {context: deploy}}]}}"
     setup = "setup: true\njobs: {g: {}}\nworkflows: {w: {jobs: [g]}}"
-    forms = ({"error": "no such job"}, {"compiled_setup": setup}, {"compiled": plain, "compiled_setup": setup})
+    forms = ({"errors": ("no such job",)}, {"compiled_setup": setup}, {"compiled": plain, "compiled_setup": setup})
     return [
-        states.Pipeline(id=number(slug, "pipeline", count), number=9 - count, created_at=day(count), **form)
+        states.RunPipeline(
+            id=number(slug, "pipeline", count), project=slug, number=9 - count, created_at=day(20 + count), **form
+        )
         for count, form in enumerate((*forms, {"compiled": plain}))
     ]
 
@@ -49,7 +51,7 @@ def pipelines(slug):
 def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
     """A project with at least one of each kind."""
     return states.StoredProject(
-        id=number(slug),
+        id=more.pop("id", number(slug)),
         slug=slug,
         organization=organization,
         variables={"AWS_ACCESS_KEY_ID": variable(), "NPM_TOKEN": variable("")},
@@ -99,7 +101,6 @@ def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
             )
         ],
         claims=states.Claims(audience=("sts.amazonaws.com",), audience_updated_at=day(5)),
-        pipelines=pipelines(slug),
         **more,
     )
 

@@ -19,7 +19,17 @@ OLD_KEY = "AKIAOLDKEYOLDKEYOLD2"
 OTHER_KEY = "AKIAOTHEROTHEROTHER3"
 PAIR = (ID_VARIABLE, SECRET_VARIABLE)
 ORGANIZATION = Organization(id="org-1", slug="gh/acme", name="acme")
-NO_LAG = Switches(sts_lag_s=0, off_lag_s=0, list_lag_s=0, tail_lag_s=0, trail_lag_s=0)
+NO_LAG = Switches(
+    sts_lag_s=0,
+    off_lag_s=0,
+    list_lag_s=0,
+    tail_lag_s=0,
+    trail_lag_s=0,
+    rights_lag_s=0,
+    policy_lag_s=0,
+    service_lag_s=0,
+    accessed_lag_s=0,
+)
 
 
 def pair_of(key_id: str) -> dict[str, Variable]:
@@ -45,7 +55,9 @@ def account(number: str, *users: str, keys: dict[str, str]) -> states.Account:
 
 
 def small_state() -> states.State:
-    organization = states.StoredOrganization(id=ORGANIZATION.id, slug=ORGANIZATION.slug, name=ORGANIZATION.name)
+    organization = states.StoredOrganization(
+        id=ORGANIZATION.id, slug=ORGANIZATION.slug, name=ORGANIZATION.name, inline_config=True
+    )
     return states.State(
         now=START,
         accounts={
@@ -62,7 +74,14 @@ def small_state() -> states.State:
                 for name, variables in {"aws": pair_of(OLD_KEY), "staging": pair_of(OTHER_KEY), "empty": {}}.items()
             },
             projects={
-                slug: states.StoredProject(id=f"id-{slug[-3:]}", slug=slug, organization="gh/acme", variables=variables)
+                slug: states.StoredProject(
+                    id=f"id-{slug[-3:]}",
+                    slug=slug,
+                    organization="gh/acme",
+                    variables=variables,
+                    definitions=[states.PipelineDefinition(id=f"definition-{slug[-3:]}", name="build")],
+                    inline_config=True,
+                )
                 for slug, variables in {"gh/acme/api": pair_of(OLD_KEY), "gh/acme/web": {}}.items()
             },
         ),

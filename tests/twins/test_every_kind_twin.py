@@ -17,9 +17,10 @@ from playbook.ports import Hole, SecretKind
 from playbook.secret import Secret
 from playbook.twins import state as states
 from playbook.twins.faults import Faults
+from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.scenario import load, state_from_text
 from playbook.twins.secret_routes import MADE_UP
-from playbook.twins.seed import NOT_MIRRORED, mirror
+from playbook.twins.seed import mirror
 from playbook.twins.server import CircleCiServer
 from playbook.twins.state import Refusal
 from playbook.twins.world import TwinWorld

@@ -26,7 +26,8 @@ from twins.small_worlds import (
 from playbook.errors import AwsError, CircleCiError, CredentialsError, ServiceError
 from playbook.ports import Hole, KeyStatus, Organization
 from playbook.secret import Secret
-from playbook.twins.seed import NOT_MIRRORED, mirror
+from playbook.twins.refusals import NOT_MIRRORED
+from playbook.twins.seed import mirror
 from playbook.twins.state import (
     Context,
     ContextRestriction,

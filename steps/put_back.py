@@ -1,0 +1,48 @@
+"""Undo, as a plan of its own: put back what can be put back, newest first, and say what cannot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from playbook.model import Action, Finding, Phase, Plan, Severity, Step
+from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
+from steps.user_lease import ReleaseLease
+
+if TYPE_CHECKING:
+    from playbook.model import Ask, Case
+    from playbook.ports import View
+
+NAMED: Final = 20
+"""Changes that cannot be put back, named one by one; a long list hides the first."""
+
+
+class PutBack(Step):
+    """Plan the compensation of everything the case changed and has not put back."""
+
+    id = "undo"
+    title = "Put back what can be put back"
+    phase = Phase.RECOVERY
+    kinds = (ActivateKey, ReleaseLease)
+    reviews = True
+
+    def plan(self, view: View, case: Case, ask: Ask) -> Plan:
+        """Reads nothing but the case: each compensation looks at the world itself."""
+        del view, ask
+        deleted = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
+        actions: dict[str, Action] = {}
+        lost: list[str] = []
+        findings: list[Finding] = []
+        confirmed = case.answers.get("incident.severity") == Severity.CONFIRMED.value
+        for action, evidence in case.applied:
+            gone = isinstance(action, DeactivateKey) and action.key_id in deleted
+            back = () if gone else action.undo(evidence)
+            actions |= {compensation.key: compensation for compensation in back if compensation.key not in actions}
+            if not back and action.destroys:
+                lost.append(action.describe())
+            if back and isinstance(action, DeactivateKey) and (confirmed or not action.pairs):
+                text = f"{action.key_id} was contained: switching it on again gives it back to whoever else holds it."
+                findings.append(Finding(level="danger", text=text))
+        findings += [Finding(level="warning", text=f"Cannot be put back: {what}.") for what in lost[:NAMED]]
+        if len(lost) > NAMED:
+            findings.append(Finding(level="warning", text=f"And {len(lost) - NAMED} more cannot be put back."))
+        return Plan(step=self.id, actions=tuple(actions.values()), findings=tuple(findings))

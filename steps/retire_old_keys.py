@@ -1,0 +1,86 @@
+"""Post-incident, a later run: delete the keys that were switched off, once nobody has missed them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Step
+from playbook.ports import display
+from steps.decisions import ask_grace_hours
+from steps.iam_keys import DeactivateKey, DeleteKey, list_keys, switched_off_at
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from playbook.model import Ask, Case
+    from playbook.ports import KeyListing, View
+
+
+class RetireOldKeys(Step):
+    """Plan the end of every key whose grace time is over; the others are named with their date.
+
+    It is no part of the first run: `resume` on a finished case plans it, each time for what is due by then.
+    """
+
+    id = "retire_old_keys"
+    title = "Retire the old keys"
+    phase = Phase.POST_INCIDENT
+    kinds = (DeleteKey,)
+    reviews = True
+
+    def plan(self, view: View, case: Case, ask: Ask) -> Plan:
+        """Ask about each deletion: it is never implied."""
+        actions: list[Action] = []
+        findings: list[Finding] = []
+        for action, _ in case.applied:
+            if not isinstance(action, DeactivateKey):
+                continue
+            listing = list_keys(view, action.account, action.user)
+            if isinstance(listing, Observation) or _is_settled(action, listing):
+                continue
+            off_at = switched_off_at(view, action.account, action.user, action.key_id)
+            due = _due(action, off_at, ask)
+            who = f"{action.key_id} of {display(action.user)} in {action.account}"
+            if due is None or listing.server_time < due:
+                when = due.isoformat(timespec="minutes") if due is not None else ""
+                text = f"Switched off, and not to be deleted yet: {who}."
+                findings.append(Finding(level="note", text=text, due_at=when))
+            elif self._agreed(view, action, ask):
+                actions.append(
+                    DeleteKey(
+                        account=action.account,
+                        user=action.user,
+                        key_id=action.key_id,
+                        soaks=True,
+                        pairs=action.pairs,
+                        mint=action.mint,
+                    )
+                )
+            else:
+                findings.append(Finding(level="note", text=f"Due, and kept at your word: {who}."))
+        return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
+
+    def _agreed(self, view: View, action: DeactivateKey, ask: Ask) -> bool:
+        used = view.aws(action.account).last_used(action.key_id).at
+        return ask(
+            Question(
+                id=f"keys.delete_after_grace:{action.lane}/{action.key_id}",
+                prompt=f"Delete {action.key_id} of {display(action.user)} for good (off, last used "
+                f"{used.date().isoformat() if used is not None else 'never'})?",
+                kind=bool,
+                answer_key="keys.delete_after_grace",
+                subject=action.subject,
+            )
+        )
+
+
+def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:
+    """Whether there is nothing to retire: the key is gone, or somebody switched it on again."""
+    found = listing.find(action.key_id)
+    return found is None or found.is_active
+
+
+def _due(action: DeactivateKey, off_at: datetime | None, ask: Ask) -> datetime | None:
+    hours = ask_grace_hours(action.subject, ask)
+    return off_at + timedelta(hours=hours) if off_at is not None else None
