@@ -2,7 +2,7 @@
 
 What is surprising about the API, and where the client answers it (facts/circleci.md):
 
-- there are two routes that take a configuration of ours, and each takes it for one kind of project only (5): a wrong
+- there are two routes that take a configuration of ours, and each takes it for one kind of project only: a wrong
   one drops it without a word and runs the repository's, so `run_inline` chooses by the slug;
 - a pipeline that is not started is answered with 200, a started one with 201;
 - settings are v3's alone, which Server does not have: there the answer is None, or `NotAvailable` for a change;

@@ -33,7 +33,7 @@ LINE_MAX: Final = 4096
 TEXT_MAX: Final = 2000
 _JSON_TEXT: Final = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
 SOURCE: Final = (
-    r"^(?:keep|done-by-hand|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
+    r"^(?:keep|done-by-hand|recreate|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
     rf"|command:\s*\[\s*{_JSON_TEXT}(?:\s*,\s*{_JSON_TEXT})*\s*\])\Z"
 )
 """Where a new value comes from; a command is a JSON array of program and arguments, so no shell is involved."""
@@ -59,6 +59,9 @@ class IncidentTable(Table, frozen=True, kw_only=True):
     severity: Literal["confirmed", "exposed", "routine"] | None = None
     exposed_from: Moment | None = None
     exposed_until: Moment | None = None
+    block_new_work: bool | None = None
+    cancel_workflows: Annotated[list[Text], Meta(min_length=1)] | None = None
+    sessions_since: Moment | None = None
 
 
 class CircleCiTable(Table, frozen=True, kw_only=True):
@@ -90,11 +93,16 @@ class KeysEntry(Table, frozen=True, kw_only=True):
     reason: Text | None = None
     min_confidence: Literal["confirmed", "strong", "tail-only"] | None = None
     on_lost_secret: Literal["stop", "recreate"] | None = None
+    rerun_failed: bool | None = None
+    revoke_sessions: bool | None = None
+    found: Literal["leave", "deactivate"] | None = None
 
 
 class VariableMatch(Table, frozen=True, kw_only=True):
-    """Which stored variables an entry speaks of."""
+    """Which stored variables and other secrets an entry speaks of."""
 
+    kind: Glob | None = None
+    detail: Glob | None = None
     name: Glob | None = None
     context: Glob | None = None
     project: Glob | None = None
@@ -154,6 +162,9 @@ ALLOWED: Final[Mapping[str, str]] = {
     "incident.severity": '"confirmed", "exposed" or "routine"',
     "incident.exposed_from": "a time with its offset, such as 2022-12-21T00:00:00Z",
     "incident.exposed_until": "a time with its offset, such as 2023-01-04T23:59:59Z, not before exposed_from",
+    "incident.block_new_work": "true or false",
+    "incident.cancel_workflows": 'a list of workflow ids, or ["none"] or ["all"]',
+    "incident.sessions_since": "a time with its offset, such as 2023-01-04T12:00:00Z",
     "circleci.organizations": 'a list of at least one name, such as ["gh/acme"]',
     "keys.match": 'a table such as { user = "ci-*", account = "123456789012" }; {} matches every key',
     "keys.match.user": 'a text in quotes in which * and ? match anything, such as "ci-*"',
@@ -170,12 +181,17 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.reason": "a text that is not blank, in quotes",
     "keys.min_confidence": '"confirmed", "strong" or "tail-only"',
     "keys.on_lost_secret": '"stop" or "recreate"',
+    "keys.rerun_failed": "true or false",
+    "keys.revoke_sessions": "true or false",
+    "keys.found": '"leave" or "deactivate"',
     "variables.match": 'a table such as { name = "NPM_TOKEN", context = "deploy" }; {} matches every variable',
+    "variables.match.kind": 'a text in quotes, such as "checkout-key" or "*-token"',
+    "variables.match.detail": 'a text in quotes, such as "deploy-key"',
     "variables.match.name": 'a text in quotes, such as "NPM_*"',
     "variables.match.context": 'a text in quotes, such as "deploy"',
     "variables.match.project": 'a text in quotes, such as "gh/acme/*"',
     "variables.value_from": (
-        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "keep", """
+        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "recreate", "keep", """
         'or "prompt" where somebody sits at a terminal'
     ),
     "variables.reason": "a text that is not blank, in quotes",
@@ -382,7 +398,10 @@ def _escaped(character: str) -> str:
     return character if display(character) == character else f"\\U{ord(character):08x}"
 
 
+_MOMENTS: Final = frozenset({"incident.exposed_from", "incident.exposed_until", "incident.sessions_since"})
+
+
 def _as_toml(table: str, key: str, value: Json) -> Json | datetime:
-    if f"{table}.{key}" in {"incident.exposed_from", "incident.exposed_until"}:
+    if f"{table}.{key}" in _MOMENTS:
         return msgspec.convert(value, met(datetime))
     return value

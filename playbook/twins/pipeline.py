@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from playbook.ports import Sink, SinkKind
-from playbook.twins.iam import Standing, standing, use
+from playbook.twins.iam_keys import Standing, standing, use
 from playbook.twins.state import Account, Key, Value
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ T = TypeVar("T")
 Document: TypeAlias = dict[str, Any]
 """A policy document, as JSON."""
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: roles, policies, providers and all events of the trail. A file of version 1 is read; it has none of them."""
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -548,7 +549,9 @@ def load(path: Path) -> State:
         text = path.read_bytes()
         version = decoder(_Header).decode(text).version
         if version <= VERSION:
-            return decoder(State).decode(text)
+            state = decoder(State).decode(text)
+            state.version = VERSION
+            return state
     except (OSError, msgspec.MsgspecError):
         raise JournalDamagedError(
             f"{path.name}, the rehearsal's world, cannot be read.",

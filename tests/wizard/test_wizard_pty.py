@@ -78,6 +78,7 @@ def answer_everything(terminal):
     terminal.answers("Which CircleCI organizations", ENTER)
     terminal.answers("What now", ENTER)
     terminal.answers("Why may .* of terraform stay on", "agreed with Kim" + ENTER)
+    terminal.answers("What now", ENTER)  # keys, tokens and webhooks
     terminal.answers("What now", ENTER)
     terminal.answers("Why may PARTNER", ENTER)
     return terminal.sees(r"Type (\d+) to carry them out")
@@ -159,6 +160,7 @@ def test_ctrl_c_at_a_question_keeps_the_answers(env, tmp_path):
     again = Terminal(["resume", str(case)], env=env)
     again.answers("What now", ENTER)
     again.answers("Why may .* of terraform stay on", "agreed" + ENTER)
+    again.answers("What now", ENTER)
     again.answers("What now", ENTER)
     again.answers("Why may PARTNER", ENTER)
     count = again.sees(r"Type (\d+) to carry them out")[1]
