@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from playbook.ports import Credential
     from playbook.twins.moto_server import MotoServer
-    from playbook.twins.state import IamUser, State, Variable
+    from playbook.twins.state import State, Variable
 
 REGION: Final = "us-east-1"
 ROLE: Final = "responder"
@@ -68,10 +68,8 @@ class Sandbox:
         self.aws = MotoServer()
         self.aws.start(self._aws_port)
         for account in self.state.accounts.values():
-            for user in account.users.values():
-                self.aws.add_user(account.id, user.name)
-                policies = {name: _document(name, user) for name in user.policies}
-                self.aws.describe_user(account.id, user.name, tags=user.tags, policies=policies)
+            for user in account.users:
+                self.aws.add_user(account.id, user)
             for key in account.keys.values():
                 active = key.status is KeyStatus.ACTIVE
                 self.keys[key.id] = self.aws.add_key(account.id, key.user, active=active)
@@ -117,13 +115,6 @@ class Sandbox:
         """The options that name the other accounts."""
         others = sorted(self.state.accounts)[1:] if self.aws is not None else []
         return [part for account in others for part in ("--role-arn", f"arn:aws:iam::{account}:role/{ROLE}")]
-
-
-def _document(policy: str, user: IamUser) -> dict[str, object]:
-    """A policy that says what the scenario says of its reach, and otherwise nothing worth telling."""
-    is_all = any(text.startswith("everything") and policy in text for text in user.reach)
-    statement = {"Effect": "Allow", "Action": "*" if is_all else "s3:PutObject", "Resource": "*"}
-    return {"Version": "2012-10-17", "Statement": [statement]}
 
 
 def serve(scenario: str, *, port: int, aws_port: int, seconds: int | None) -> None:

@@ -218,19 +218,6 @@ class MotoServer:
         with self._lock:
             self._backend(account).create_user("us-east-1", user_name=name, path=path)
 
-    def describe_user(
-        self, account: str, user: str, *, tags: Mapping[str, str], policies: Mapping[str, Mapping[str, object]]
-    ) -> None:
-        """Give a user tags and managed policies, by name; an account's users of one name share the policy."""
-        with self._lock:
-            backend = self._backend(account)
-            backend.tag_user(user, [{"Key": name, "Value": value} for name, value in tags.items()])
-            for name, document in policies.items():
-                arn = f"arn:aws:iam::{account}:policy/{name}"
-                if arn not in backend.managed_policies:
-                    backend.create_policy("", "/", json.dumps(document), name, [])
-                backend.attach_user_policy(arn, user)
-
     def add_key(self, account: str, user: str, *, active: bool = True) -> Credential:
         """Make an access key that is accepted at once."""
         with self._lock:
