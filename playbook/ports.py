@@ -1015,6 +1015,13 @@ class View(Protocol):
         """The evidence of this process's earlier looks at an action that was pending, oldest first."""
         ...
 
+    def share(self, name: str, read: Callable[[], R], *, since: float) -> R | None:
+        """A reading that lanes have in common, if one of this name began at `since` (`Clock.monotonic`) or later.
+
+        Else it is made now, by this caller. None: another lane is at it; look again a little later.
+        """
+        ...
+
     def gather(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Map over items, side by side within `--parallel`, results in order; the first error is raised."""
         ...
