@@ -34,7 +34,10 @@ READS: Final = frozenset(
     }
 )
 """What the inventory and the preflight ask, whatever the plan."""
-PER_USER: Final = ("iam:CreateAccessKey", "iam:UpdateAccessKey", "iam:DeleteAccessKey")
+READING: Final = ("Generate", "Get", "List", "Lookup", "Simulate", "Describe")
+"""How the names of actions begin that change nothing."""
+TARGETS: Final = (("AccessKey", "user"), ("User", "user"), ("OpenIDConnectProvider", "oidc-provider"), ("Role", "role"))
+"""What a change is made to, by a word in its name; what has none of them is a change of a policy."""
 SKEW_MAX_S: Final = 240
 """AWS refuses a request signed with a clock that is five minutes off."""
 
@@ -105,15 +108,18 @@ def examine(platforms: Platforms, steps: Sequence[Step], settings: Settings, ope
     login = view.circleci.login()
     organizations = find_organizations(view, settings.organizations)
     identities = {account: view.aws(account).identity().arn for account in view.accounts}
-    wanted = sorted(READS | {name for step in steps for kind in step.kinds for name in kind.permissions})
+    needing = list(steps)
     targets: dict[str, set[str]] | None = None
     if operator is not None:
         walked = walk(platforms, steps, operator, settings, Waits())
+        planning = {step for step, _ in walked.actions}
+        needing = [step for step in steps if step.id in planning]
         targets = {account: set() for account in view.accounts}
         for _, action in walked.changes:
             account, user = getattr(action, "account", None), getattr(action, "user", None)
             if account in targets and isinstance(user, str):
                 targets[account].add(user)
+    wanted = sorted(READS | {name for step in needing for kind in step.kinds for name in kind.permissions})
     denied: dict[str, tuple[str, ...]] = {}
     unknown: list[str] = []
     skew: dict[str, int] = {}
@@ -152,21 +158,25 @@ def _skew(view: CaseWorld, account: str) -> int | None:
 
 
 def policy(aws: AwsReader, arn: str, wanted: Sequence[str], users: set[str] | None) -> dict[str, Any]:
-    """The least IAM policy: reads everywhere, changes only on these users (None: on every user of the account)."""
+    """The least IAM policy: reads everywhere, changes of users only of these (None: of every user of the account)."""
     partition = arn.split(":")[1]
-    if users is None:
-        resources = [f"arn:{partition}:iam::{aws.account}:user/*"]
-    else:
-        resources = sorted(user.arn for user in aws.users() if user.name in users)
-    changes = [name for name in wanted if name in PER_USER]
+    everywhere = f"arn:{partition}:iam::{aws.account}"
+    named = None if users is None else sorted(user.arn for user in aws.users() if user.name in users)
+    reads = [name for name in wanted if _is_read(name)]
     statements: list[dict[str, Any]] = [
-        {
-            "Sid": "PlaybookReads",
-            "Effect": "Allow",
-            "Action": [name for name in wanted if name not in PER_USER],
-            "Resource": "*",
-        }
+        {"Sid": "PlaybookReads", "Effect": "Allow", "Action": reads, "Resource": "*"},
     ]
-    if changes and resources:
-        statements.append({"Sid": "PlaybookKeys", "Effect": "Allow", "Action": changes, "Resource": resources})
+    for sid, kind in (("Keys", "user"), ("Roles", "role"), ("Providers", "oidc-provider"), ("Policies", "policy")):
+        changes = [name for name in wanted if not _is_read(name) and _target(name) == kind]
+        resources = named if kind == "user" and named is not None else [f"{everywhere}:{kind}/*"]
+        if changes and resources:
+            statements.append({"Sid": f"Playbook{sid}", "Effect": "Allow", "Action": changes, "Resource": resources})
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def _is_read(name: str) -> bool:
+    return name.partition(":")[2].startswith(READING)
+
+
+def _target(name: str) -> str:
+    return next((kind for word, kind in TARGETS if word in name), "policy")

@@ -73,6 +73,7 @@ class Sandbox:
             for key in account.keys.values():
                 active = key.status is KeyStatus.ACTIVE
                 self.keys[key.id] = self.aws.add_key(account.id, key.user, active=active)
+            self.aws.add_rights(account, {key_id: made.key_id for key_id, made in self.keys.items()})
         now = datetime.now(UTC)
         for variables in self._sinks():
             self._store_real_keys(variables, now)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.check_access import CheckAccess
 from steps.close_incident import CloseIncident
+from steps.confirm_builds import ConfirmBuilds
 from steps.contain_now import ContainNow
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
@@ -13,6 +14,7 @@ from steps.put_back import PutBack
 from steps.replace_access_keys import ReplaceAccessKeys
 from steps.retire_old_keys import RetireOldKeys
 from steps.revoke_sessions import RevokeSessions
+from steps.rotate_checkout_keys import RotateCheckoutKeys
 from steps.stop_new_work import StopNewWork
 from steps.sweep_for_persistence import SweepForPersistence
 from steps.update_variables import UpdateVariables
@@ -29,7 +31,9 @@ PLAYBOOK: tuple[Step, ...] = (
     DeactivateExposedKeys(),
     RevokeSessions(),
     ReplaceAccessKeys(),
+    RotateCheckoutKeys(),
     UpdateVariables(),
+    ConfirmBuilds(),
     SweepForPersistence(),
     CloseIncident(),
 )

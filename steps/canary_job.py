@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from playbook.canary import JOB, CanaryReport, read_report, with_keys
+from playbook.canary import JOB, WORKFLOW, CanaryReport, read_report, with_keys
 from playbook.errors import CircleCiError, Effect, ServiceError
 from playbook.model import Action, Observation, Status
 from playbook.ports import Project, Sink, SinkKind, WorkflowStatus, display
@@ -91,11 +91,16 @@ class RunCanary(CanaryAction):
             reason = f"CircleCI did not run the canary: {display(pipeline.errors[0])}"
             return Observation(status=Status.CONFLICT, evidence={"pipeline": pipeline_id}, reason=reason)
         workflows = view.circleci.workflows(pipeline_id)
+        evidence: Evidence = {"pipeline": pipeline_id}
         if not workflows:
             reason = f"the canary in {display(self.project.slug)} has not begun"
-            evidence: Evidence = {"pipeline": pipeline_id}
             return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=POLL_S)
-        return self._wait_for(workflows[0]) or self._verdict(view, workflows[0])
+        ours = next((item for item in workflows if item.name == WORKFLOW), None)
+        if ours is None:
+            # Said of projects on the OAuth integration: the config is dropped without a word.
+            reason = f"CircleCI ran {display(workflows[0].name)} of {display(self.project.slug)} instead of the canary"
+            return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
+        return self._wait_for(ours) or self._verdict(view, ours)
 
     def _verdict(self, view: View, workflow: Workflow) -> Observation:
         job = next((job for job in view.circleci.jobs(workflow.id) if job.name == JOB and job.number is not None), None)

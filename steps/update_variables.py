@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from playbook.errors import Effect, ServiceError
+from playbook.errors import Effect, ServiceError, UsageError
 from playbook.model import Action, Observation, Phase, Plan, Status, Step
 from playbook.ports import MaskedVariable, Sink, SinkKind, display
 from playbook.secret import Secret
@@ -165,8 +165,20 @@ class UpdateVariables(Step):
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Plan what was decided about every secret that is no AWS key of these accounts."""
         decided = decide_variables(decide_keys(view, case, ask), ask)
+        for item in decided:
+            _refuse_recreate(item)
         actions = [action for item in decided if item.source != "keep" for action in _actions(item)]
         return Plan(step=self.id, actions=tuple(actions))
+
+
+def _refuse_recreate(item: VariableDecision) -> None:
+    """Nobody but its issuer makes a new value of a variable; `recreate` is an answer about keys and tokens."""
+    if item.source == "recreate":
+        raise UsageError(
+            f"`variables.value_from` for {display(item.stored.variable.name)} in {display(item.stored.sink.name)} "
+            'cannot be "recreate": CircleCI makes no new value of a variable. Nothing of this plan was carried out.',
+            remedy='Say where the new value comes from, or narrow that entry, such as kind = "checkout-key".',
+        )
 
 
 def _actions(item: VariableDecision) -> tuple[Action, ...]:

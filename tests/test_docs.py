@@ -36,7 +36,7 @@ from playbook.twins.scenario import load, names
 from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
 from playbook.world import CaseWorld
-from steps import PLAYBOOK
+from steps import PLAYBOOK, RETIREMENT, UNDO, contain_now
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -267,7 +267,8 @@ def sources() -> str:
 
 
 def test_the_documents_say_which_waits_nothing_uses():
-    code = "\n".join(path.read_text() for path in [*(ROOT / "steps").glob("*.py"), ROOT / "playbook" / "engine.py"])
+    carrying = [ROOT / "playbook" / name for name in ("engine.py", "lanes.py")]
+    code = "\n".join(path.read_text() for path in [*(ROOT / "steps").glob("*.py"), *carrying])
     for name, cells in rows(page("waits.md")).items():
         if name in Waits.__dataclass_fields__:
             used = bool(re.search(rf'waits\.{name}\b|wait="{name}"', code))
@@ -334,7 +335,8 @@ def test_every_key_of_the_answers_file_is_documented_and_no_other():
 
 def test_the_documents_say_which_keys_nothing_reads():
     asked = set(re.findall(r'answer_key=f?"([a-z_.]+)"', sources()))
-    asked |= {"approve.digest", "keys.on_lost_secret", *(key for key in keys_of_the_answers_file() if ".match" in key)}
+    asked |= {"approve.digest", "keys.on_lost_secret", "keys.override"}
+    asked |= {key for key in keys_of_the_answers_file() if ".match" in key}
     for key, cells in rows_of_the_answers_file().items():
         if not key.startswith("waits."):
             read = key in asked
@@ -431,7 +433,10 @@ def test_the_excerpt_of_the_inventory_is_real(inventory):
 # --- Steps, decisions, dependencies, modules ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", PLAYBOOK, ids=lambda step: step.id)
+BESIDE = (contain_now([]), RETIREMENT, UNDO)
+
+
+@pytest.mark.parametrize("step", [*PLAYBOOK, *BESIDE], ids=lambda step: step.id)
 def test_every_step_has_its_page_in_the_runbook(step):
     text = (DOCS / "runbook" / f"{step.id}.md").read_text()
     assert text.startswith(f"# {step.title}\n")
@@ -443,9 +448,9 @@ def test_every_step_has_its_page_in_the_runbook(step):
 
 def test_the_runbook_has_no_page_without_a_step_and_the_index_has_their_order():
     pages = {path.stem for path in (DOCS / "runbook").glob("*.md")}
-    assert pages == {step.id for step in PLAYBOOK}
+    assert pages == {step.id for step in (*PLAYBOOK, *BESIDE)}
     listed = re.findall(r"\(runbook/(\w+)\.md\)", section(page("index.md"), "## The runbook"))
-    assert listed == [step.id for step in PLAYBOOK]
+    assert listed == [step.id for step in (*PLAYBOOK, *BESIDE)]
 
 
 def test_every_decision_is_in_the_index_with_its_title():

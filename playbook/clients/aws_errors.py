@@ -61,6 +61,23 @@ _REJECTED: Final = _NOT_ACCEPTED | {
     "TokenRefreshRequired",
 }
 
+_BUSY: Final = frozenset({"ConcurrentModification", "EntityTemporarilyUnmodifiable"})
+"""Somebody else's change of the same thing is under way; IAM did nothing with ours."""
+_OF_KEYS: Final = frozenset(
+    {"CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey", "ListAccessKeys", "GetAccessKeyLastUsed"}
+)
+_REMEDIES_OF_KEYS: Final = {
+    "NoSuchEntity": "It is gone: look at the user's access keys before going on with `resume`.",
+    "LimitExceeded": "The user has as many access keys as AWS allows; one of them must go first.",
+}
+_REMEDIES: Final = {
+    "NoSuchEntity": "It is gone, or was never there; `resume` looks again.",
+    "LimitExceeded": "It would exceed a quota of IAM (`aws iam get-account-summary`): make room, or ask AWS for more.",
+    "EntityAlreadyExists": "Somebody made one of this name; look at it before going on with `resume`.",
+    "DeleteConflict": "Something is still attached to it or part of it; that must go first.",
+    "MalformedPolicyDocument": "AWS does not take this policy; correct what it was made from.",
+}
+
 _SIGN_IN_AGAIN: Final = (
     sdk.LoginError,
     sdk.SSOError,
@@ -213,7 +230,7 @@ def _refused(error: sdk.ClientError, *, source: AwsSource, operation: str, what:
         effect=Effect.NONE if definite else doubt,
         status=status,
         request_id=request_id if re.fullmatch(r"[A-Za-z0-9-]{1,80}", request_id) else "",
-        retryable=code in THROTTLES or not definite,
+        retryable=code in THROTTLES or code in _BUSY or not definite,
         remedy=_remedy(code, operation, source),
     )
 
@@ -225,15 +242,10 @@ def _code(error: sdk.ClientError) -> str:
 
 
 def _remedy(code: str, operation: str, source: AwsSource) -> str:
-    match code:
-        case "AccessDenied" | "AccessDeniedException":
-            return f"Allow {operation} to {source.label}; `doctor` prints the policy that is needed."
-        case "NoSuchEntity":
-            return "It is gone: look at the user's access keys before going on with `resume`."
-        case "LimitExceeded":
-            return "The user has as many access keys as AWS allows; one of them must go first."
-        case _:
-            return "Try again; `resume` goes on where this stopped."
+    if code in _NOT_PERMITTED:
+        return f"Allow {operation} to {source.label}; `doctor` prints the policy that is needed."
+    known = _REMEDIES_OF_KEYS if operation in _OF_KEYS else _REMEDIES
+    return known.get(code, "Try again; `resume` goes on where this stopped.")
 
 
 def _skew(metadata: Mapping[str, Any]) -> str:

@@ -39,8 +39,8 @@ class RoleCalls(AwsCalls):
 
     def role(self, name: str) -> Role | None:
         """One role with trust, inline and attached policies, or None; one call for each inline policy."""
-        what = f"reading the role {self._shown(name)}"
-        answer = self._found("GetRole", what, lambda: self._iam.get_role(RoleName=_role_name(name)))
+        asked, what = _role_name(name), f"reading the role {self._shown(name)}"
+        answer = self._found("GetRole", what, lambda: self._iam.get_role(RoleName=asked))
         if answer is None:
             return None
         try:
@@ -56,10 +56,8 @@ class RoleCalls(AwsCalls):
 
     def role_policy(self, role: str, name: str) -> Mapping[str, Json] | None:
         """An inline policy of a role, or None."""
-        what = f"reading the policy {display(name)} of the role {self._shown(role)}"
-        answer = self._found(
-            "GetRolePolicy", what, lambda: self._iam.get_role_policy(RoleName=_role_name(role), PolicyName=name)
-        )
+        owner, what = _role_name(role), f"reading the policy {display(name)} of the role {self._shown(role)}"
+        answer = self._found("GetRolePolicy", what, lambda: self._iam.get_role_policy(RoleName=owner, PolicyName=name))
         return None if answer is None else aws_policies.document(answer.get("PolicyDocument"), what)
 
     def managed_policy(self, arn: str) -> PolicyDocument | None:

@@ -17,6 +17,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.ports import Waits, display
 
@@ -32,7 +33,7 @@ LINE_MAX: Final = 4096
 TEXT_MAX: Final = 2000
 _JSON_TEXT: Final = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
 SOURCE: Final = (
-    r"^(?:keep|done-by-hand|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
+    r"^(?:keep|done-by-hand|recreate|prompt|env:[A-Za-z_][A-Za-z0-9_]*|file:.+"
     rf"|command:\s*\[\s*{_JSON_TEXT}(?:\s*,\s*{_JSON_TEXT})*\s*\])\Z"
 )
 """Where a new value comes from; a command is a JSON array of program and arguments, so no shell is involved."""
@@ -92,13 +93,16 @@ class KeysEntry(Table, frozen=True, kw_only=True):
     reason: Text | None = None
     min_confidence: Literal["confirmed", "strong", "tail-only"] | None = None
     on_lost_secret: Literal["stop", "recreate"] | None = None
+    rerun_failed: bool | None = None
     revoke_sessions: bool | None = None
     found: Literal["leave", "deactivate"] | None = None
 
 
 class VariableMatch(Table, frozen=True, kw_only=True):
-    """Which stored variables an entry speaks of."""
+    """Which stored variables and other secrets an entry speaks of."""
 
+    kind: Glob | None = None
+    detail: Glob | None = None
     name: Glob | None = None
     context: Glob | None = None
     project: Glob | None = None
@@ -177,14 +181,17 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.reason": "a text that is not blank, in quotes",
     "keys.min_confidence": '"confirmed", "strong" or "tail-only"',
     "keys.on_lost_secret": '"stop" or "recreate"',
+    "keys.rerun_failed": "true or false",
     "keys.revoke_sessions": "true or false",
     "keys.found": '"leave" or "deactivate"',
     "variables.match": 'a table such as { name = "NPM_TOKEN", context = "deploy" }; {} matches every variable',
+    "variables.match.kind": 'a text in quotes, such as "checkout-key" or "*-token"',
+    "variables.match.detail": 'a text in quotes, such as "deploy-key"',
     "variables.match.name": 'a text in quotes, such as "NPM_*"',
     "variables.match.context": 'a text in quotes, such as "deploy"',
     "variables.match.project": 'a text in quotes, such as "gh/acme/*"',
     "variables.value_from": (
-        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "keep", """
+        """"env:NAME", "file:PATH", 'command:["program", "argument"]', "done-by-hand", "recreate", "keep", """
         'or "prompt" where somebody sits at a terminal'
     ),
     "variables.reason": "a text that is not blank, in quotes",
@@ -214,7 +221,7 @@ def accepts(answer_key: str, value: object) -> bool:
     if rule is None:
         return True
     try:
-        msgspec.convert(value, rule)
+        msgspec.convert(value, met(rule))
     except msgspec.ValidationError:
         return False
     return True
@@ -283,7 +290,7 @@ def parse(text: str) -> AnswersFile:
 
 def _checked(data: Mapping[str, Any]) -> AnswersFile:
     try:
-        file = msgspec.convert(data, AnswersFile)
+        file = msgspec.convert(data, met(AnswersFile))
     except msgspec.ValidationError as error:
         raise _unfit(str(error)) from None
     unknown = sorted(set(file.waits) - set(Waits.__dataclass_fields__))
@@ -396,5 +403,5 @@ _MOMENTS: Final = frozenset({"incident.exposed_from", "incident.exposed_until", 
 
 def _as_toml(table: str, key: str, value: Json) -> Json | datetime:
     if f"{table}.{key}" in _MOMENTS:
-        return msgspec.convert(value, datetime)
+        return msgspec.convert(value, met(datetime))
     return value

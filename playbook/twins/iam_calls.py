@@ -35,10 +35,6 @@ PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "create_access_key": ("iam:CreateAccessKey",),
     "set_key_status": ("iam:UpdateAccessKey",),
     "delete_access_key": ("iam:DeleteAccessKey",),
-}
-"""The IAM actions behind each operation that every inventory may need; `sts:GetCallerIdentity` needs none."""
-
-MORE_PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "key_owner": ("iam:GetAccessKeyLastUsed",),
     "trail": ("cloudtrail:LookupEvents",),
     "user_tags": ("iam:ListUserTags",),
@@ -77,7 +73,8 @@ MORE_PERMISSIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "delete_policy": ("iam:DeletePolicy",),
     "delete_role": ("iam:DeleteRole",),
 }
-"""The same for what later steps do; the first action of a write is the name of its event."""
+"""The IAM actions behind each operation, the first of which names a write's event. A mirror asks about all of them at
+once. `sts:GetCallerIdentity` needs none and cannot be denied."""
 
 QUOTAS: Final[Mapping[str, int]] = {
     "AssumeRolePolicySizeQuota": 2048,
@@ -203,12 +200,12 @@ class IamCalls:
 
     def _read_details(self) -> None:
         """Roles, policies and what users have of them."""
-        self._read("details", lambda live: iam_nouns.keep_details(self._state, live.details()))
+        self._read("details", lambda live: live.details(), iam_nouns.keep_details)
 
     def _read_providers(self) -> None:
-        self._read("providers", lambda live: iam_nouns.keep_providers(self._state, live.providers()))
+        self._read("providers", lambda live: live.providers(), iam_nouns.keep_providers)
 
-    def _read(self, what: str, keep: Callable[[AwsReader], None]) -> None:
+    def _read(self, what: str, read: Callable[[AwsReader], T], keep: Callable[[Account, T], None]) -> None:
         """Read from the live account, once and outside the world's lock, for it takes a while."""
         if what not in self._state.unread:
             return
@@ -217,8 +214,10 @@ class IamCalls:
                 return
             if self._live is None:
                 raise refusal(what, NOT_MIRRORED, None)
-            keep(self._live)
-            self._state.unread.remove(what)
+            found = read(self._live)
+            with self._world.lock:
+                keep(self._state, found)
+                self._state.unread.remove(what)
 
     # --- histories ---
 
@@ -236,7 +235,7 @@ class IamCalls:
 
 def needed(operation: str) -> tuple[str, ...]:
     """The IAM actions behind an operation."""
-    return PERMISSIONS.get(operation) or MORE_PERMISSIONS.get(operation, ())
+    return PERMISSIONS.get(operation, ())
 
 
 def version_at(history: Sequence[Version[T]], moment: datetime) -> T | None:

@@ -93,7 +93,8 @@ class UserCalls(IamCalls):
             found = dict(self._state.accessed.get(arn, {}))
             until = self._world.ago(self._world.switches.accessed_lag_s)
             for event in self._state.trail:
-                if user is not None and event.actor == user.name and event.at <= until:
+                key = self._state.keys.get(event.signer)
+                if user is not None and key is not None and key.user == user.name and event.at <= until:
                     found[event.service] = max(found.get(event.service) or event.at, event.at)
             return tuple(AccessedService(service=name, at=at) for name, at in sorted(found.items()))
 

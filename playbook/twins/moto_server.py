@@ -29,10 +29,12 @@ from xml.sax.saxutils import escape
 from playbook.errors import UsageError
 from playbook.ports import Credential, KeyStatus
 from playbook.secret import Secret
-from playbook.twins import moto_rules
+from playbook.twins import moto_rules, moto_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from playbook.twins.state import Account, TrailEvent
 
 Respond = Callable[..., Any]
 
@@ -231,6 +233,13 @@ class MotoServer:
                 created_at=key.create_date.replace(tzinfo=UTC),
                 server_time=datetime.now(UTC).replace(microsecond=0),
             )
+
+    def add_rights(self, account: Account, key_ids: Mapping[str, str]) -> None:
+        """Make what a twin's account has besides users and keys; `key_ids`: which key stands for each of the twin's."""
+        with self._lock:
+            moto_seed.seed(self._backend(account.id), account)
+            for event in account.trail:
+                self.add_event(account.id, _request_of(event, key_ids))
 
     def add_event(self, account: str, event: SeenRequest) -> None:
         """Let CloudTrail know of a request that never was: what an attacker did before the test began."""
@@ -629,6 +638,28 @@ def _hang_up(environ: dict[str, Any]) -> Iterable[bytes]:
     raise ConnectionAbortedError
 
 
+def _request_of(event: TrailEvent, key_ids: Mapping[str, str]) -> SeenRequest:
+    """The request behind an event of a twin's trail."""
+    named = {"UserName": event.user, "RoleArn": event.role}
+    named |= {f"Resource{number}": name for number, name in enumerate(event.resources)}
+    return SeenRequest(
+        id=event.id,
+        at=event.at,
+        service=event.service,
+        operation=event.name,
+        region=event.region,
+        account="",
+        key_id=key_ids.get(event.signer, event.signer),
+        user_agent=event.user_agent,
+        parameters={name: value for name, value in named.items() if value},
+        source_address=event.source_address,
+        status=403 if event.error_code else 200,
+        error=event.error_code,
+        made_key_id=event.issued_key_id or key_ids.get(event.key_id, event.key_id),
+        user=event.actor,
+    )
+
+
 def _event(seen: SeenRequest) -> dict[str, Any]:
     """A CloudTrail event of a request."""
     detail = {
@@ -687,4 +718,5 @@ def _made(seen: SeenRequest) -> dict[str, Any] | None:
 
 def _resources(seen: SeenRequest) -> list[str]:
     named = ("UserName", "RoleName", "PolicyArn", "PolicyName", "AccessKeyId", "RoleArn")
-    return [*(seen.parameters[name] for name in named if seen.parameters.get(name)), *filter(None, [seen.made_key_id])]
+    listed = (value for name, value in seen.parameters.items() if name in named or name.startswith("Resource"))
+    return [value for value in (*listed, seen.made_key_id) if value]

@@ -90,11 +90,11 @@ def job_status(world: Remote, job: RunJob) -> str:
 
 def _status(words: Iterable[str]) -> WorkflowStatus:
     seen = set(words)
-    if UNAUTHORIZED in seen:
-        return WorkflowStatus.UNAUTHORIZED
     has_failed = bool(seen & {FAILED, "infrastructure_fail", "timedout"})
     if RUNNING in seen:
-        return WorkflowStatus.FAILING if has_failed else WorkflowStatus.RUNNING
+        return WorkflowStatus.FAILING if has_failed or UNAUTHORIZED in seen else WorkflowStatus.RUNNING
+    if UNAUTHORIZED in seen:
+        return WorkflowStatus.UNAUTHORIZED
     if CANCELED in seen:
         return WorkflowStatus.CANCELED
     if has_failed:

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.ports import KeyStatus
+from playbook.twins import scenario_rights as rights
 from playbook.twins import state as states
 from playbook.twins.state import ALWAYS, Change, State, Use, Value
 
@@ -61,14 +63,14 @@ def load(name: str) -> Scenario:
     folder = resources.files(__package__) / _FOLDER
     text = (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8")
     answers = (folder / f"{name}{ANSWERS_SUFFIX}").read_text(encoding="utf-8")
-    described = msgspec.toml.decode(text, type=_World)
+    described = msgspec.toml.decode(text, type=met(_World))
     return Scenario(name=name, title=described.title, state=_Builder(name, described).state(), answers=answers)
 
 
 def state_from_text(name: str, text: str) -> State:
     """Build a world from a scenario's text; `name` is what its made-up ids are drawn from."""
     try:
-        described = msgspec.toml.decode(text, type=_World)
+        described = msgspec.toml.decode(text, type=met(_World))
     except msgspec.MsgspecError as error:
         raise UsageError(f"The scenario {name} cannot be read: {error}.", remedy="Correct the file.") from None
     return _Builder(name, described).state()
@@ -95,9 +97,16 @@ class _User(_Strict):
     created: datetime
     tags: dict[str, str] = {}
     policies: tuple[str, ...] = ()
+    """The names of managed policies; those the account does not describe are AWS's own."""
+    inline: dict[str, str] = {}
+    """Policies as JSON, by name."""
     groups: tuple[str, ...] = ()
+    boundary: str = ""
     reach: tuple[str, ...] = ()
     keys: tuple[_Key, ...] = ()
+    footholds: tuple[rights.DescribedFoothold, ...] = ()
+    accessed: dict[str, datetime] = {}
+    """By service: when it was tried last."""
 
 
 class _Account(_Strict):
@@ -108,6 +117,13 @@ class _Account(_Strict):
     """The label of the access key that the operator signs with; empty for a role session."""
     denied: tuple[str, ...] = ()
     users: tuple[_User, ...] = ()
+    groups: tuple[rights.DescribedGroup, ...] = ()
+    policies: tuple[rights.DescribedPolicy, ...] = ()
+    roles: tuple[rights.DescribedRole, ...] = ()
+    providers: tuple[rights.DescribedProvider, ...] = ()
+    events: tuple[rights.DescribedEvent, ...] = ()
+    quotas: dict[str, int] = {}
+    """What the account's summary says, where it differs from AWS's defaults."""
 
 
 class _Variable(_Strict):
@@ -194,6 +210,15 @@ class _Trigger(_Strict):
     sender: str = ""
 
 
+class _Run(_Strict):
+    number: int
+    created: datetime
+    branch: str = "main"
+    compiled: str = ""
+    setup: str = ""
+    error: str = ""
+
+
 class _Job(_Strict):
     name: str
     started: datetime | None = None
@@ -233,6 +258,8 @@ class _Project(_Strict):
     webhooks: tuple[_Webhook, ...] = ()
     triggers: tuple[_Trigger, ...] = ()
     """All of the project's one pipeline definition."""
+    runs: tuple[_Run, ...] = ()
+    """Pipelines of which only the configuration is known."""
     claims: _Claims | None = None
 
 
@@ -281,20 +308,39 @@ class _Builder:
                 created_at=user.created,
                 tags=user.tags,
                 policies=user.policies,
+                inline=rights.documents(user.inline),
                 groups=user.groups,
+                boundary=user.boundary,
                 reach=user.reach,
+                footholds=tuple(map(rights.foothold, user.footholds)),
             )
             for user in described.users
         }
         keys = (self._key(user.name, key) for user in described.users for key in user.keys)
-        return states.Account(
+        account = states.Account(
             id=described.id,
             operator_arn=f"arn:aws:{service}::{described.id}:{described.operator}",
             own_key_id=self._id_of(described.signs_with) if described.signs_with else "",
             users=users,
             keys={key.id: key for key in keys},
             denied=list(described.denied),
+            accessed={users[user.name].arn: dict(user.accessed) for user in described.users if user.accessed},
+            summary=described.quotas,
         )
+        self._add_rights(account, described)
+        return account
+
+    def _add_rights(self, account: states.Account, described: _Account) -> None:
+        arns = rights.add(account, described.policies)
+        for group in described.groups:
+            rights.add_group(account, group, arns)
+        for role in described.roles:
+            rights.add_role(account, role, arns)
+        for provider in described.providers:
+            rights.add_provider(account, provider)
+        for number, item in enumerate(described.events):
+            event_id = self._uuid(f"event {described.id} {number}")
+            account.trail.append(rights.event(item, event_id, self._id_of, self._session_id_of))
 
     def _key(self, user: str, described: _Key) -> states.Key:
         changes = [Change(at=ALWAYS, status=KeyStatus.ACTIVE)]
@@ -452,7 +498,19 @@ class _Builder:
                     workflows=[stored],
                 )
             )
-        return made
+        return [*made, *(self._run(described.slug, item) for item in described.runs)]
+
+    def _run(self, slug: str, described: _Run) -> states.RunPipeline:
+        return states.RunPipeline(
+            id=self._uuid(f"run {slug} {described.number}"),
+            project=slug,
+            number=described.number,
+            created_at=described.created,
+            branch=described.branch,
+            errors=(described.error,) if described.error else (),
+            compiled=described.compiled,
+            compiled_setup=described.setup,
+        )
 
     def _job(self, place: str, described: _Job, numbers: Iterator[int]) -> states.RunJob:
         id_variable, secret_variable = described.signs_with or ("", "")
@@ -506,6 +564,9 @@ class _Builder:
     def _id_of(self, label: str) -> str:
         self._require(label)
         return "AKIA" + base64.b32encode(self._digest(f"id of {label}"))[:16].decode()
+
+    def _session_id_of(self, label: str) -> str:
+        return "ASIA" + base64.b32encode(self._digest(f"session {label}"))[:16].decode()
 
     def _made_up(self, what: str) -> str:
         return base64.b64encode(self._digest(what))[:40].decode()

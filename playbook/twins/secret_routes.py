@@ -61,10 +61,6 @@ def _fingerprint(text: str) -> str:
     return ":".join(digest[place : place + 2] for place in range(0, 32, 2))
 
 
-def _new_id(api: Api) -> str:
-    return str(uuid.UUID(bytes=api.world.random.randbytes(16), version=4))
-
-
 def _number(text: str) -> str:
     """An id that has to be a UUID, or a refusal in the words of the OIDC service."""
     try:
@@ -207,7 +203,7 @@ def _create_token(api: Api, request: Request, parts: Mapping[str, str]) -> Reply
     fields = fields_of(request)
     if fields.get("scope") not in SCOPES:
         return message_reply(400, BAD_BODY)
-    number = _new_id(api)
+    number = api.world.new_id()
     made = states.ProjectToken(
         id=number, label=str(fields.get("label", "")), scope=fields["scope"], created_at=api.world.clock.now()
     )
@@ -271,7 +267,7 @@ def _create_webhook(api: Api, request: Request, _parts: Mapping[str, str]) -> Re
         return message_reply(400, BAD_BODY)
     now = api.world.clock.now()
     made = states.Webhook(
-        id=_new_id(api),
+        id=api.world.new_id(),
         name=str(fields.get("name", "")),
         url=fields["url"],
         has_secret=bool(_written(api, fields, "signing_secret")),
@@ -466,7 +462,7 @@ def _create_runner_token(api: Api, request: Request, _parts: Mapping[str, str]) 
     fields = fields_of(request)
     name = str(fields.get("resource_class"))
     made = states.RunnerToken(
-        id=_new_id(api), nickname=str(fields.get("nickname", "")), created_at=api.world.clock.now()
+        id=api.world.new_id(), nickname=str(fields.get("nickname", "")), created_at=api.world.clock.now()
     )
 
     def effect() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from playbook.twins.remote import Remote
-    from playbook.twins.state import Account, Document, IamRole, Rights
+    from playbook.twins.state import Account, Document, IamRole, Provider, Rights
 
 
 def user_allowed(world: Remote, account: Account, user: str, issued_at: datetime | None) -> bool:
@@ -32,6 +32,25 @@ def role_allowed(world: Remote, account: Account, role: str, issued_at: datetime
     """Whether a role's session issued then can act."""
     held = version_at(account.roles.get(role, ()), world.ago(world.switches.policy_lag_s))
     return held is not None and not denies(_documents(account, held), issued_at)
+
+
+def role_seen(world: Remote, arn: str) -> tuple[Account, IamRole] | None:
+    """The role of this ARN, in whichever account, as STS knows it by now; its trust policy decides who gets one."""
+    since = world.ago(world.switches.policy_lag_s)
+    for account in world.state.accounts.values():
+        for history in account.roles.values():
+            role = version_at(history, since)
+            if role is not None and role.arn == arn:
+                return account, role
+    return None
+
+
+def provider_seen(world: Remote, account: Account, issuer: str) -> Provider | None:
+    """The OIDC provider of an issuer (`https://...`) in the account, as STS knows it by now."""
+    since = world.ago(world.switches.policy_lag_s)
+    found = (version_at(history, since) for history in account.providers.values())
+    url = issuer.removeprefix("https://")
+    return next((item for item in found if item is not None and not item.saml and item.url == url), None)
 
 
 def _documents(account: Account, holder: Rights | IamRole) -> Iterator[Document]:

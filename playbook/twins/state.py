@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from playbook.decoding import decoder
 from playbook.errors import JournalDamagedError, JournalTooNewError
 from playbook.ports import KeyStatus
 from playbook.secret import masked_tail
@@ -26,7 +27,8 @@ T = TypeVar("T")
 Document: TypeAlias = dict[str, Any]
 """A policy document, as JSON."""
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: roles, policies, providers and all events of the trail. A file of version 1 is read; it has none of them."""
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -450,6 +452,10 @@ class RunPipeline(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Its configuration came with the request, which keeps restricted contexts from it."""
     errors: tuple[str, ...] = ()
     workflows: list[RunWorkflow] = []
+    compiled: str = ""
+    """What it ran with; a stranger's text, kept for whoever asks for it."""
+    compiled_setup: str = ""
+    """Of one whose configuration was generated: what generated it."""
 
 
 class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -541,9 +547,11 @@ def load(path: Path) -> State:
     """Read a world back; a file of another version or form is refused."""
     try:
         text = path.read_bytes()
-        version = msgspec.json.decode(text, type=_Header).version
+        version = decoder(_Header).decode(text).version
         if version <= VERSION:
-            return msgspec.json.decode(text, type=State)
+            state = decoder(State).decode(text)
+            state.version = VERSION
+            return state
     except (OSError, msgspec.MsgspecError):
         raise JournalDamagedError(
             f"{path.name}, the rehearsal's world, cannot be read.",

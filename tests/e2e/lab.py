@@ -24,7 +24,7 @@ from playbook.twins.scenario import state_from_text
 PROGRAM = str(Path(sys.executable).with_name("rotation-playbook"))
 USER = "ci-deploy"
 NEW_NPM_TOKEN = "npm_canary_9f8e7d6c5b4a"
-CHANGING = ("Create", "Update", "Delete", "Put", "Tag", "Attach")
+CHANGING = ("Create", "Update", "Delete", "Put", "Tag", "Untag", "Attach", "Detach", "Add", "Remove")
 WAITS = {"visible": 3, "proof": 0, "sink": 3, "settle": 0, "relist": 0}
 """`visible` covers the lag of the dry run's twin; the real servers here have none."""
 

@@ -7,13 +7,16 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 from twins.small_worlds import ACCOUNT, NO_LAG, OLD_KEY, OTHER, START, small_state, small_world
 
 from playbook.errors import AwsError, Effect
 from playbook.ports import Role, TrailKey
+from playbook.twins import sessions
 from playbook.twins.faults import Faults
 from playbook.twins.seed import mirror
-from playbook.twins.state import Foothold, IamGroup, IamRole, ManagedPolicy, Provider, Version
+from playbook.twins.state import VERSION, Foothold, IamGroup, IamRole, ManagedPolicy, Provider, Version
 from playbook.twins.world import TwinWorld
 
 ISSUER = "oidc.circleci.com/org/5b1f4b4e-0000-4000-8000-000000000001"
@@ -248,6 +251,39 @@ def test_the_sessions_of_a_role_end_by_a_policy_of_the_role_or_with_it():
     aws.delete_role_policy(CI.name, "AWSRevokeOlderSessions")
     aws.delete_role(CI.name)
     assert not world.session_allowed(ACCOUNT, role=CI.name, issued_at=START)
+
+
+@seed(23)
+@settings(max_examples=200, deadline=None)
+@given(issued=st.integers(-7200, 7200), denied=st.integers(-7200, 7200), later=st.integers(0, 600))
+def test_a_session_is_cut_exactly_when_it_was_issued_before_the_moment_of_the_denial(issued, denied, later):
+    world = small_world()
+    moment, issued_at = START + timedelta(seconds=denied), START + timedelta(seconds=issued)
+    world.aws[ACCOUNT].put_user_policy("ci", "revoke", deny_before(moment))
+    world.clock.sleep(later)
+    assert world.session_allowed(ACCOUNT, user="ci", issued_at=issued_at) is (issued_at >= moment)
+    assert world.session_allowed(ACCOUNT, user="ci")
+    assert world.session_allowed(ACCOUNT, user="idle", issued_at=issued_at)
+
+
+def test_sts_learns_of_a_role_and_of_its_provider_late():
+    world = small_world(replace(NO_LAG, policy_lag_s=4))
+    aws = world.aws[ACCOUNT]
+    arn = aws.create_role(CI)
+    aws.create_provider(f"https://{ISSUER}", ["one"], {})
+    held = world.state.accounts[ACCOUNT]
+    assert sessions.role_seen(world, arn) is None
+    assert sessions.provider_seen(world, held, f"https://{ISSUER}") is None
+    world.clock.sleep(4)
+    account, role = sessions.role_seen(world, arn)
+    assert (account.id, role.trust) == (ACCOUNT, TRUST)
+    assert sessions.provider_seen(world, held, f"https://{ISSUER}").client_ids == ("one",)
+    assert sessions.provider_seen(world, world.state.accounts[OTHER], f"https://{ISSUER}") is None
+    aws.update_trust(CI.name, deny_to_all())
+    assert sessions.role_seen(world, arn)[1].trust == TRUST, "the change has not spread"
+    aws.delete_role(CI.name)
+    world.clock.sleep(4)
+    assert sessions.role_seen(world, arn) is None
 
 
 def deny_to_all():
@@ -490,6 +526,7 @@ def test_a_mirror_refuses_what_the_live_account_refuses_and_a_file_of_one_does_n
     twin = mirror(world.platforms(), accounts=(ACCOUNT,), organizations=(), switches=NO_LAG, path=path)
     refused("AccessDenied", twin.aws[ACCOUNT].role, "admin")
     left = TwinWorld.load(path, switches=NO_LAG)
+    assert left.state.version == VERSION
     refused("NotMirrored", left.aws[ACCOUNT].role, "admin")
     refused("NotMirrored", left.aws[ACCOUNT].providers)
 

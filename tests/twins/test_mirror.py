@@ -23,9 +23,12 @@ from twins.small_worlds import (
     small_world,
 )
 
+from playbook import canary
+from playbook.clients.aws import _SIMULATED_AT_ONCE
 from playbook.errors import AwsError, CircleCiError, CredentialsError, ServiceError
-from playbook.ports import Hole, KeyStatus, Organization
+from playbook.ports import Hole, KeyStatus, Organization, PipelineDefinition, Project, WorkflowStatus
 from playbook.secret import Secret
+from playbook.twins.iam_calls import PERMISSIONS
 from playbook.twins.refusals import NOT_MIRRORED
 from playbook.twins.seed import mirror
 from playbook.twins.state import (
@@ -35,8 +38,12 @@ from playbook.twins.state import (
     Refusal,
     StoredOrganization,
     StoredProject,
+    Trigger,
     Value,
     Variable,
+)
+from playbook.twins.state import (
+    PipelineDefinition as StoredDefinition,
 )
 from playbook.twins.world import Switches, TwinWorld
 
@@ -138,6 +145,16 @@ def test_what_the_simulator_says_is_mirrored_but_not_enforced():
     assert twin.all_keys(ACCOUNT, "ci") == ()
 
 
+def test_a_mirror_can_say_which_of_all_permissions_we_have_for_one_request():
+    actions = sorted({action for needed in PERMISSIONS.values() for action in needed})
+    assert len(actions) <= _SIMULATED_AT_ONCE
+    world = rich_world()
+    twin = mirror(world.platforms(), accounts=(ACCOUNT,), organizations=())
+    told = twin.aws[ACCOUNT].simulate(actions)
+    assert told == world.aws[ACCOUNT].simulate(actions)
+    assert told["iam:PutUserPolicy"]
+
+
 def test_a_denied_trail_is_denied_in_the_twin():
     world = small_world(replace(NO_LAG, trail_denied=True))
     twin = mirror(world.platforms(), accounts=(ACCOUNT,), organizations=())
@@ -190,6 +207,106 @@ def test_a_rejected_credential_is_no_hole():
     world.state.circleci.token_sha256 = Secret("right").digest()
     with pytest.raises(CredentialsError):
         mirror(world.platforms(Secret("wrong")), accounts=(), organizations=("gh/acme",))
+
+
+API = Project(id="id-api", slug="gh/acme/api", organization="gh/acme", known_by=("private",))
+
+
+def mirrored(world):
+    """The mirror of a small world, and the names of the calls that it makes from now on."""
+    twin = mirror(world.platforms(), accounts=(ACCOUNT, OTHER), organizations=("gh/acme",))
+    calls = []
+    world.on_call = lambda call, moment: calls.append(call.operation) if moment == "before" else None
+    return twin, calls
+
+
+def test_what_is_asked_of_few_projects_is_read_once_when_it_is_asked():
+    world = small_world()
+    stored = world.state.circleci.projects["gh/acme/api"]
+    stored.default_branch, stored.forks_receive_secrets = "trunk", True
+    stored.definitions = [
+        StoredDefinition(id="d-1", name="build", triggers=[Trigger(id="t-1")]),
+        StoredDefinition(id="d-2", name="nightly"),
+    ]
+    twin, calls = mirrored(world)
+    for _ in range(2):
+        assert twin.circleci.pipeline_definitions(API) == (
+            PipelineDefinition(id="d-1", name="build"),
+            PipelineDefinition(id="d-2", name="nightly"),
+        )
+        assert twin.circleci.default_branch(API) == "trunk"
+        assert twin.circleci.forks_receive_secrets(API) is True
+        assert twin.circleci.inline_config_allowed(API) is True
+    expected = ["pipeline_definitions", "default_branch", "forks_receive_secrets", "inline_config_allowed"]
+    assert calls == expected
+    definitions = twin.state.circleci.projects["gh/acme/api"].definitions
+    assert [[trigger.id for trigger in item.triggers] for item in definitions] == [["t-1"], []]
+
+
+def test_the_canary_of_a_walk_runs_on_opaque_values_and_sees_what_the_walk_wrote():
+    world = small_world()
+    twin, calls = mirrored(world)
+    (definition,) = twin.circleci.pipeline_definitions(API)
+
+    def said():
+        config = canary.with_keys(["aws"], *PAIR, "us-east-1")
+        made = twin.circleci.run_inline(API, definition, twin.circleci.default_branch(API), config)
+        twin.clock.sleep(60)
+        (workflow,) = twin.circleci.workflows(made.id)
+        (job,) = twin.circleci.jobs(workflow.id)
+        return canary.read_report(twin.circleci.test_results(API.slug, job.number)).tail
+
+    assert said() == OLD_KEY[-4:]
+    key = twin.aws[ACCOUNT].create_access_key("ci", tag="t")
+    twin.circleci.put_variable(context(twin), PAIR[0], Secret(key.key_id))
+    twin.circleci.put_variable(context(twin), PAIR[1], key.secret)
+    assert said() == "", "STS does not accept it yet"
+    assert said() == key.key_id[-4:]
+    assert "run_inline" not in calls
+    assert world.state.circleci.pipelines == {}
+
+
+def test_a_restricted_context_keeps_its_restriction_in_the_mirror():
+    world = small_world()
+    world.state.circleci.contexts["id-aws"].restrictions = [ContextRestriction(id="r", kind="project", value="id-api")]
+    twin, _ = mirrored(world)
+    (definition,) = twin.circleci.pipeline_definitions(API)
+    made = twin.circleci.run_inline(API, definition, "main", canary.with_keys(["aws"], *PAIR, "us-east-1"))
+    assert twin.circleci.workflows(made.id)[0].status is WorkflowStatus.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("operation", ["pipeline_definitions", "default_branch", "inline_config_allowed"])
+def test_what_the_live_world_refuses_is_refused(operation):
+    world = small_world()
+    world.state.circleci.refusals[f"{operation}:gh/acme/api"] = Refusal(code="HTTP403", status=403)
+    twin, _ = mirrored(world)
+    for _ in range(2):
+        with pytest.raises(CircleCiError) as caught:
+            getattr(twin.circleci, operation)(API)
+        assert caught.value.code == "HTTP403"
+
+
+def test_a_mirror_that_lost_its_live_world_says_so(tmp_path):
+    mirror(small_world().platforms(), accounts=(), organizations=("gh/acme",), path=tmp_path / "world.json")
+    twin = TwinWorld.load(tmp_path / "world.json", switches=NO_LAG)
+    with pytest.raises(CircleCiError) as caught:
+        twin.circleci.default_branch(API)
+    assert caught.value.code == NOT_MIRRORED
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_the_block_is_mirrored_and_changed_in_the_mirror_alone(said):
+    world = small_world()
+    world.state.circleci.organizations["gh/acme"].running_disabled = said
+    twin, _ = mirrored(world)
+    assert twin.circleci.running_disabled(ORGANIZATION) is said
+    if said is None:
+        with pytest.raises(CircleCiError, match="NotAvailable"):
+            twin.circleci.set_running_disabled(ORGANIZATION, disabled=True)
+    else:
+        twin.circleci.set_running_disabled(ORGANIZATION, disabled=not said)
+        assert twin.circleci.running_disabled(ORGANIZATION) is not said
+    assert world.state.circleci.organizations["gh/acme"].running_disabled is said
 
 
 def test_thousands_of_variables_side_by_side(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
@@ -304,6 +305,15 @@ def test_numbers_and_ids_are_never_given_twice():
     assert world.circleci.pipelines(API.slug, START + timedelta(days=1)) == ()
 
 
+def test_many_at_once_each_get_a_number_of_their_own():
+    world = small_world()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: world.circleci.run_inline(API, BUILD, "main", keys("aws")), range(40)))
+    flows = [flow for item in made for flow in world.circleci.workflows(item.id)]
+    numbers = [found.number for flow in flows for found in world.circleci.jobs(flow.id)]
+    assert sorted(numbers) == sorted(item.number for item in made) == list(range(1, 41))
+
+
 # --- Recorded workflows -----------------------------------------------------------------------------------------------
 
 
@@ -360,6 +370,7 @@ def test_a_cancelled_canary_tells_nothing():
         ([job(), job("ask", status="on_hold", number=None, started_at=None, stopped_at=None)], "on_hold"),
         ([job(status="canceled"), job("b", status="failed")], "canceled"),
         ([job(status="unauthorized", started_at=None, stopped_at=None)], "unauthorized"),
+        ([job(status="unauthorized", started_at=None, stopped_at=None), job("b", stopped_at=None)], "failing"),
         ([job(status="not_run", started_at=None, stopped_at=None)], "not_run"),
     ],
 )

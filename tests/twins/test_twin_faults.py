@@ -13,6 +13,7 @@ from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect, S
 from playbook.ports import KeyStatus
 from playbook.secret import Secret
 from playbook.twins.faults import FAULTS, READ_RETRIES, Faults, Kind, parse
+from playbook.twins.state import VERSION
 from playbook.twins.world import TwinWorld
 
 
@@ -149,7 +150,7 @@ def test_a_crash_is_a_sigkill_and_the_world_survives_it(tmp_path, fault, made):
     left = TwinWorld.load(path, switches=NO_LAG)
     assert keys(left) == 1 + made
     assert (left.clock.now() - world.clock.now()).total_seconds() >= 7
-    assert json.loads(path.read_text())["version"] == 1
+    assert json.loads(path.read_text())["version"] == VERSION
 
 
 def test_hooks_see_every_call_before_and_after_its_effect():

@@ -15,12 +15,13 @@ from urllib.parse import quote, urlsplit
 import pytest
 from twins.small_worlds import NO_LAG, ORGANIZATION, PAIR, context, project, small_state
 
+from playbook import canary
 from playbook.clients.circleci import CircleCiClient
 from playbook.errors import CircleCiError, CredentialsError, Effect
 from playbook.secret import Secret
 from playbook.twins.faults import Faults
 from playbook.twins.server import CircleCiServer
-from playbook.twins.state import ContextRestriction, StoredProject, Value, Variable
+from playbook.twins.state import ContextRestriction, StoredProject, Value, Variable, Webhook
 from playbook.twins.world import TwinWorld
 
 TOKEN = "CCIPAT_0123456789abcdefABCDEF_" + "0" * 40
@@ -401,3 +402,73 @@ def test_the_real_client_sees_what_the_twin_shows(serve):
         assert (caught.value.status, caught.value.effect) == (403, Effect.NONE)
     with CircleCiClient(host=server.url, token=Secret("CCIPAT_wrong")) as stranger, pytest.raises(CredentialsError):
         stranger.login()
+
+
+# --- Pipelines --------------------------------------------------------------------------------------------------------
+
+CONFIG = canary.with_keys(["aws"], *PAIR, "us-east-1")
+OLDER = {"branch": "main", "config": CONFIG}
+NEWER = {
+    "definition_id": "definition-api",
+    "config": {"branch": "main", "content": CONFIG},
+    "checkout": {"branch": "main"},
+}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "takes_content", "name"),
+    [
+        ("pipeline", OLDER, False, canary.WORKFLOW),
+        ("pipeline", {"branch": "main"}, False, "build"),
+        ("pipeline/run", NEWER, False, "build"),
+        ("pipeline/run", NEWER, True, canary.WORKFLOW),
+    ],
+)
+def test_a_route_that_drops_our_config_runs_the_repositorys(serve, route, body, takes_content, name):
+    _, call, _ = serve(replace(NO_LAG, run_takes_content=takes_content))
+    status, made = call("POST", f"/api/v2/project/gh/acme/api/{route}", body)
+    assert (status, made["number"], made["state"]) == (201, 1, "created")
+    (workflow,) = call("GET", f"/api/v2/pipeline/{made['id']}/workflow")[1]["items"]
+    assert (workflow["name"], workflow["status"], workflow["pipeline_number"]) == (name, "running", 1)
+
+
+def test_what_pipelines_answer_to_a_mistake(serve):
+    _, call, _ = serve()
+    for route, body in (
+        ("/api/v2/project/gh/acme/api/pipeline/run", {"definition_id": "definition-api"}),
+        ("/api/v2/project/gh/acme/api/pipeline/run", b"no json"),
+        ("/api/v3/orgs/org-1/update-settings", {"is_running_disabled": "yes"}),
+    ):
+        assert call("POST", route, body)[0] == 400
+    for route in ("/api/v2/workflow/none", "/api/v2/pipeline/none", "/api/v2/project/gh/acme/api/x/tests"):
+        assert call("GET", route)[0] == 404
+    assert call("GET", "/api/v2/workflow/none/job") == (404, {"message": "Workflow not found"})
+
+
+def test_settings_are_v3s_and_server_has_none(serve):
+    _, call, _ = serve()
+    said = {"data": {"attributes": {"is_running_disabled": False, "enable_unversioned_config": True}}}
+    assert call("GET", "/api/v3/orgs/org-1/settings") == (200, said)
+    confirmed = {"data": {"attributes": {"is_running_disabled": True}}}
+    assert call("POST", "/api/v3/orgs/org-1/update-settings", {"is_running_disabled": True}) == (200, confirmed)
+    assert call("GET", "/api/v3/projects/id-api/settings")[1]["data"]["attributes"] == {
+        "enable_unversioned_config": True
+    }
+    _, call, _ = serve(replace(NO_LAG, v3_settings=False))
+    for method, path in (
+        ("GET", "orgs/org-1/settings"),
+        ("POST", "orgs/org-1/update-settings"),
+        ("GET", "projects/id-api/settings"),
+    ):
+        body = {"is_running_disabled": True} if method == "POST" else None
+        assert call(method, f"/api/v3/{path}", body) == (404, "page not found")
+
+
+def test_one_webhook_and_the_spelling_that_is_ignored(serve):
+    state = small_state()
+    state.circleci.projects["gh/acme/api"].webhooks = [Webhook(id="hook", name="hook", has_secret=False)]
+    _, call, _ = serve(state=state)
+    assert call("GET", "/api/v2/webhook/hook")[1]["signing_secret"] == ""
+    assert call("PUT", "/api/v2/webhook/hook", {"signing-secret": "x"})[1]["signing_secret"] == ""
+    assert call("PUT", "/api/v2/webhook/hook", {"signing_secret": "x"})[1]["signing_secret"] == "****"
+    assert call("GET", "/api/v2/webhook/none")[0] == 404

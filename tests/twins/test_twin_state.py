@@ -130,8 +130,8 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path, content):
 
 def test_a_newer_file_is_refused_by_its_number(tmp_path):
     path = tmp_path / "world.json"
-    path.write_text(json.dumps({"version": 2, "now": "2026-01-01T00:00:00Z", "something": "new"}))
-    with pytest.raises(JournalTooNewError, match="format 2"):
+    path.write_text(json.dumps({"version": 3, "now": "2026-01-01T00:00:00Z", "something": "new"}))
+    with pytest.raises(JournalTooNewError, match="format 3"):
         TwinWorld.load(path)
     with pytest.raises(JournalDamagedError):
         TwinWorld.load(tmp_path / "missing.json")
