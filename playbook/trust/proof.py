@@ -8,7 +8,7 @@ an allowing statement can match, `adversary.find` looks for a subject of each un
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import TYPE_CHECKING, Final
 
@@ -231,8 +231,8 @@ def _strange_audiences(policy: Policy, grant: Grant) -> Iterator[Violation]:
 
 def _strange_subjects(policy: Policy, grant: Grant) -> Iterator[Violation]:
     audiences = _audiences(policy, grant)
-    entangled = _is_entangled(policy, grant.issuer)
-    demands = _demands(policy, grant.issuer)
+    entangled = _is_entangled(policy, grant)
+    demands = _demands(policy, grant)
     for family in _families(grant):
         try:
             plain = family.sample or adversary.find(family.form, must=(), never=family.never)
@@ -295,10 +295,10 @@ def _families(grant: Grant) -> Iterator[_Unwanted]:
     inside = adversary.text(f"org/{organization}/project/")
     user = (*adversary.text("/user/"), *adversary.identifier())
     code = (
-        *adversary.text("/vcs-origin/github.com/"),
+        *adversary.text("/vcs-origin/"),
         *adversary.name(),
         *adversary.text("/"),
-        *adversary.name(),
+        *adversary.reference(),
         *adversary.text("/vcs-ref/refs/"),
         *adversary.reference(),
     )
@@ -366,14 +366,18 @@ def _restricted_families(project: TrustedProject, start: Form, subject: str) -> 
 # --- How a policy can match -----------------------------------------------------------------------------------------
 
 
-def _demands(policy: Policy, issuer: Issuer) -> list[_Demand] | None:
+def _demands(policy: Policy, grant: Grant) -> list[_Demand] | None:
     """Every way in which an allowing statement can match a subject; None when they are too many to try."""
-    escapes = [_escapes(statement, issuer) for statement in policy.statements if statement.effect is Effect.DENY]
+    escapes = [
+        _escapes(statement, grant)
+        for statement in policy.statements
+        if statement.effect is Effect.DENY and _denies_the_provider(policy, statement, grant)
+    ]
     found: list[_Demand] = []
     for statement in policy.statements:
         if statement.effect is Effect.DENY:
             continue
-        choices = [_choices(condition, issuer) for condition in _about_subjects(statement, issuer)]
+        choices = [_choices(condition, grant.issuer) for condition in _about_subjects(statement, grant)]
         for combination in islice(product(*choices, *escapes), COMBINATIONS_MAX + 1):
             found.append(
                 _Demand(
@@ -386,8 +390,21 @@ def _demands(policy: Policy, issuer: Issuer) -> list[_Demand] | None:
     return found
 
 
-def _about_subjects(statement: Statement, issuer: Issuer) -> list[Condition]:
-    keys = {issuer.key("sub").lower(), issuer.key(PROJECT_ID).lower()}
+def _denies_the_provider(policy: Policy, statement: Statement, grant: Grant) -> bool:
+    """Whether a statement surely denies our provider, its conditions apart: only then is there something to escape."""
+    bare = Policy(version=policy.version, statements=(replace(statement, conditions=()),))
+    return evaluate(bare, grant.provider, {}).outcome is Outcome.EXPLICITLY_DENIED
+
+
+def _claim_keys(grant: Grant) -> set[str]:
+    """The keys that tell one subject from another; where AWS has none for the project's id it tells nothing."""
+    issuer = grant.issuer
+    pinned = {issuer.key(PROJECT_ID).lower()} if issuer.maps_project_id(grant.partition) else set()
+    return {issuer.key("sub").lower()} | pinned
+
+
+def _about_subjects(statement: Statement, grant: Grant) -> list[Condition]:
+    keys = _claim_keys(grant)
     return [
         condition
         for condition in statement.conditions
@@ -409,31 +426,31 @@ def _pattern(condition: Condition, value: str, issuer: Issuer) -> Glob:
         return (Wild.ANY,)
     pattern = glob(value) if condition.is_pattern else literal(value)
     if condition.base.endswith("IgnoreCase"):
-        pattern = tuple(item.lower() if isinstance(item, str) else item for item in pattern)
+        pattern = tuple(Wild.ONE if isinstance(item, str) and item.isalpha() else item for item in pattern)
     if condition.key.lower() == issuer.key(PROJECT_ID).lower():
         return (*glob(f"org/{ANY_ID}/project/"), *pattern, *glob("/user/*"))
     return pattern
 
 
-def _escapes(statement: Statement, issuer: Issuer) -> list[_Demand]:
+def _escapes(statement: Statement, grant: Grant) -> list[_Demand]:
     """How a subject gets past a denying statement that has one condition, on the subject."""
-    about = _about_subjects(statement, issuer)
+    about = _about_subjects(statement, grant)
     if len(about) != 1 or len(statement.conditions) != 1:
         return [_Demand(must=(), never=())]
-    patterns = tuple(_pattern(about[0], value, issuer) for value in about[0].values)
+    patterns = tuple(_pattern(about[0], value, grant.issuer) for value in about[0].values)
     if about[0].is_negated:
         return [_Demand(must=(pattern,), never=()) for pattern in patterns]
     return [_Demand(must=(), never=patterns)]
 
 
-def _is_entangled(policy: Policy, issuer: Issuer) -> bool:
+def _is_entangled(policy: Policy, grant: Grant) -> bool:
     """Whether there are ways to match or to escape that `_demands` only knows roughly.
 
     Then a subject that was found and refused says nothing of its likes.
     """
     if any("${" in value for item in policy.statements for condition in item.conditions for value in condition.values):
         return True
-    claims = {issuer.key("sub").lower(), issuer.key(PROJECT_ID).lower()}
+    claims = _claim_keys(grant)
     for statement in policy.statements:
         about = [condition for condition in statement.conditions if condition.key.lower() in claims]
         if any("IgnoreCase" in condition.base for condition in about):
