@@ -146,7 +146,7 @@ def _some_refs(project: TrustedProject) -> tuple[str, ...]:
 
 
 def _wanted(policy: Policy, grant: Grant) -> Iterator[Violation]:
-    for token in wanted_tokens(grant):
+    for token in (*wanted_tokens(grant), *_left_out(policy, grant)):
         decision = _decide(policy, grant, token)
         if not decision.allows:
             said = _said(decision)
@@ -155,6 +155,54 @@ def _wanted(policy: Policy, grant: Grant) -> Iterator[Violation]:
                 sentence=f"Project {token.project} is not let in with the subject {token.subject}: {said}.",
                 token=token,
             )
+
+
+def _left_out(policy: Policy, grant: Grant) -> Iterator[Token]:
+    """A token of each project that no allowing pattern fits, and one that a denying pattern does, where there are any.
+
+    They are only candidates, so a search that does not end leaves them out: what is refused harms nobody.
+    """
+    allow, deny = _simple_patterns(policy, grant)
+    fixed = [(pattern, _fixed(pattern)) for pattern in allow]
+    for project in grant.projects:
+        near = tuple(pattern for pattern, text in fixed if project.id in text)
+        for form in _wanted_forms(grant, project):
+            for must, never in (((), near), *(((pattern,), ()) for pattern in deny)):
+                try:
+                    subject = adversary.find(form, must=must, never=never)
+                except adversary.TooManyStatesError:
+                    continue
+                if subject is not None:
+                    yield _token(grant.issuer, subject, grant.accepted[0])
+
+
+def _simple_patterns(policy: Policy, grant: Grant) -> tuple[tuple[Glob, ...], tuple[Glob, ...]]:
+    """The patterns of subjects that are enough by themselves to allow, and those that are enough to deny."""
+    found: dict[Effect, list[Glob]] = {Effect.ALLOW: [], Effect.DENY: []}
+    for statement in policy.statements:
+        for condition in _about_subjects(statement, grant):
+            if not condition.is_negated:
+                found[statement.effect] += [_pattern(condition, value, grant.issuer) for value in condition.values]
+    return tuple(found[Effect.ALLOW]), tuple(found[Effect.DENY])
+
+
+def _fixed(pattern: Glob) -> str:
+    """A pattern as text, with what is not fixed left blank, to see quickly whether a project's id may stand in it."""
+    return _pinned(pattern) or "".join(item if isinstance(item, str) else " " for item in pattern)
+
+
+def _wanted_forms(grant: Grant, project: TrustedProject) -> Iterator[Form]:
+    start = (
+        *adversary.text(f"org/{grant.issuer.organization}/project/{project.id}/user/"),
+        *adversary.identifier(),
+    )
+    if not project.is_restricted:
+        yield start
+    for ref in project.refs or ("refs/heads/*",):
+        origin = adversary.text(f"/vcs-origin/{project.origin or 'github.com/acme/web'}/vcs-ref/")
+        pieces = [adversary.text(part) for part in ref.split("*")]
+        filled = [piece for part in pieces[1:] for piece in (*adversary.reference(), *part)]
+        yield (*start, *origin, *pieces[0], *filled)
 
 
 def _decide(policy: Policy, grant: Grant, token: Token) -> Decision:

@@ -276,7 +276,7 @@ def strangers(chance: random.Random) -> dict[str, list]:
 def test_what_the_proof_does_not_name_chance_does_not_find_either():
     chance = random.Random(SEED)
     named, tried, missed = Counter(), 0, []
-    for _ in range(150):
+    for _ in range(120):
         document = made(chance)
         # More that allows something at all, in every partition.
         document["Statement"][0].update(Effect="Allow", Action=ASSUME)
@@ -294,6 +294,6 @@ def test_what_the_proof_does_not_name_chance_does_not_find_either():
                 decision = evaluate(document, grant.provider, each.keys(grant.partition))
                 if not decision.refuses:
                     missed.append((code, each.subject, each.audiences, json.dumps(document)))
-    print(f"the proof, seed {SEED}: 150 policies named {dict(named)}; {tried} tokens tried where it named nothing")
+    print(f"the proof, seed {SEED}: 120 policies named {dict(named)}; {tried} tokens tried where it named nothing")
     assert not missed, missed[:2]
-    assert tried > 500
+    assert tried > 400
