@@ -51,7 +51,7 @@ def test_a_key_is_off_without_a_circleci_token_and_the_case_goes_on_to_its_repla
     assert off.returncode == 0, (off.stdout, off.stderr)
     assert incident.access_keys() == {incident.old_key: KeyStatus.INACTIVE}
     assert len(lab.circleci_writes) == asked
-    assert f"run --case {tmp_path / 'case'}" in off.stderr
+    assert f"run --case {tmp_path / 'case'}" in off.stdout
     changed = [record["key"] for record in records_of(tmp_path / "case") if record["type"] == "Applied"]
     assert changed == [f"iam:deactivate-access-key:{incident.account}/{USER}/{incident.old_key}"]
 
@@ -93,7 +93,8 @@ def test_what_contain_refuses_changes_nothing(looked_at, lab, tmp_path, name, co
     refused = looked_at.run(tmp_path, "contain", looked_at.old_key, key_id, "--yes", "--case", "case", *AT_ONCE)
 
     assert_refused(refused, code, said)
-    assert "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"[10:] not in refused.stderr + refused.stdout
+    # What is no id may be a secret that was pasted in a hurry.
+    assert name.startswith("AKIA") or name == "own" or name not in refused.stderr + refused.stdout
     assert lab.snapshot() == before
 
 
@@ -185,4 +186,4 @@ def test_the_deletion_is_never_implied(incident, tmp_path):
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert incident.access_keys() == {new: KeyStatus.ACTIVE}
     assert set(incident.sinks().values()) == {new}
-    assert "deleted" in done.stdout
+    assert "Retired: the old keys that were due are deleted" in done.stdout
