@@ -38,6 +38,8 @@ WORDS: Final[Mapping[str, str]] = {
     "skipped": "left out",
 }
 """The states of an action in words that a reader need not look up."""
+USES: Final = "revoke_sessions"
+"""The step whose findings say who used the exposed keys."""
 MODES: Final[Mapping[str, str]] = {
     "live": "live: AWS and CircleCI were changed as told below",
     "rehearsal": "REHEARSAL: a made-up organisation; nothing live was read or changed",
@@ -187,6 +189,11 @@ class CaseReport:
     answers: tuple[ReportedAnswer, ...] = ()
     approvals: tuple[ReportedApproval, ...] = ()
 
+    @property
+    def uses(self) -> tuple[ReportedFinding, ...]:
+        """What is dangerous about the use of the exposed keys: the first thing a reader must know."""
+        return tuple(item for item in self.findings if item.level == "danger" and item.step == USES)
+
 
 # --- Reading a fold -------------------------------------------------------------------------------------------------
 
@@ -318,7 +325,8 @@ def _unplanned(state: State) -> Iterator[ReportedAction]:
 
 
 def _findings(state: State) -> tuple[ReportedFinding, ...]:
-    return tuple(
+    """All of them, what is dangerous first, and of that who used the exposed keys."""
+    found = (
         ReportedFinding(
             step=step,
             level=item.get("level", ""),
@@ -330,6 +338,7 @@ def _findings(state: State) -> tuple[ReportedFinding, ...]:
         for part in parts
         for item in part.findings
     )
+    return tuple(sorted(found, key=lambda item: (item.level != "danger", item.step != USES)))
 
 
 def _keys(state: State) -> tuple[ReportedKey, ...]:

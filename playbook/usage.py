@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
 
-LOOKUPS_MAX: Final = 200
-"""Look-ups of one search; at two a second that is under two minutes."""
+LOOKUPS_MAX: Final = 600
+"""Look-ups of all searches together; at two a second that is five minutes."""
 EVENTS_MAX: Final = 20_000
 
 Look: TypeAlias = "Callable[[str, str], tuple[TrailEvent, ...]]"
@@ -34,7 +34,7 @@ _PRODUCT: Final = re.compile(r"\[?(?P<name>[^\s/\]]+)(?:/(?P<major>\d+))?")
 
 @dataclass
 class Budget:
-    """What a search may still spend; several searches share one."""
+    """What a search may still spend."""
 
     lookups: int = LOOKUPS_MAX
     events: int = EVENTS_MAX
@@ -43,6 +43,11 @@ class Budget:
     def spent(self) -> bool:
         """Whether nothing more may be looked up."""
         return self.lookups <= 0 or self.events <= 0
+
+    @classmethod
+    def share(cls, searches: int) -> Budget:
+        """What each of so many searches may spend: at least one look-up, for the key itself."""
+        return cls(lookups=max(1, LOOKUPS_MAX // max(1, searches)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,11 @@ class Trace:
     open_ends: tuple[str, ...] = ()
     """The key ids of sessions that the budget did not suffice for."""
     holes: tuple[Hole, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether at least the key itself could be looked up; if not, its use is unknown."""
+        return self.key_id in self.followed
 
     @property
     def own(self) -> tuple[TrailEvent, ...]:

@@ -50,20 +50,23 @@ def trace_keys(view: View, items: Sequence[KeyDecision]) -> tuple[Trace, ...]:
     The whole history, not the window alone: what is usual can only be told from the time outside of it.
     """
     oldest = view.clock.now() - HISTORY
-    budget = Budget()
 
     def look(account: str, key_id: str) -> tuple[TrailEvent, ...]:
         return view.aws(account).trail(TrailKey.ACCESS_KEY_ID, key_id, oldest)
 
-    return tuple(follow(item.key.id, item.key.account, view.accounts, look, budget) for item in items)
+    def trace(item: KeyDecision) -> Trace:
+        return follow(item.key.id, item.key.account, view.accounts, look, Budget.share(len(items)))
+
+    return tuple(view.gather(trace, items))
 
 
 def trace_holes(traces: Iterable[Trace]) -> Iterator[Finding]:
     """What of the keys' use could not be looked up."""
-    for hole in dict.fromkeys(hole for trace in traces for hole in trace.holes):
+    listed = tuple(traces)
+    for hole in dict.fromkeys(hole for trace in listed for hole in trace.holes):
         text = f"Not read: {hole.what} of {display(hole.where)} ({display(hole.why)}): this is no all-clear."
         yield Finding(level="danger", text=text)
-    for trace in traces:
+    for trace in listed:
         if trace.open_ends:
             text = (
                 f"The search behind {trace.key_id} was cut off: {len(trace.open_ends)} session(s) were not looked up, "

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from playbook.model import Action, Finding, Phase, Plan, Severity, Step
 from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
+from steps.session_policies import RemoveSessionPolicy
+from steps.stop_new_work import AllowNewWork
 from steps.user_lease import ReleaseLease
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ class PutBack(Step):
     id = "undo"
     title = "Put back what can be put back"
     phase = Phase.RECOVERY
-    kinds = (ActivateKey, ReleaseLease)
+    kinds = (ActivateKey, ReleaseLease, AllowNewWork, RemoveSessionPolicy)
     reviews = True
 
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:

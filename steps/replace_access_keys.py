@@ -12,8 +12,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
 from playbook.errors import AwsError, CredentialsError, Effect, ServiceError
+from playbook.managed import managed_findings
 from playbook.model import Action, Finding, Observation, Phase, Plan, Status, Step, Strategy
-from playbook.ports import Attempt, Credential, KeyListing, display
+from playbook.ports import Attempt, Credential, KeyListing, TrailKey, display
 from playbook.secret import Secret
 from steps.canary_job import RerunAsCanary, RunCanary
 from steps.decisions import REPLACING, Decisions, KeyDecision, decide_keys
@@ -38,8 +39,11 @@ from steps.user_lease import ReleaseLease, TakeLease
 
 if TYPE_CHECKING:
     from playbook.model import Ask, Case
-    from playbook.ports import AccessKey, Evidence, Variables, View, World
+    from playbook.ports import AccessKey, Evidence, TrailEvent, Variables, View, World
 
+TRAILED_MAX = 20
+"""Users whose makers are looked for in CloudTrail, which answers two questions a second."""
+TRAIL_DAYS = 90
 PROOFS = 3
 """Consecutive good answers of STS; one alone is no proof (facts, AWS row 5)."""
 
@@ -447,6 +451,7 @@ class ReplaceAccessKeys(Step):
             actions += planned
             findings += found
         if actions:
+            findings += _managed(view, decisions)
             findings += [
                 Finding(
                     level="danger",
@@ -456,6 +461,24 @@ class ReplaceAccessKeys(Step):
                 for match in decisions.correlation.hidden
             ]
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
+
+
+def _managed(view: View, decisions: Decisions) -> tuple[Finding, ...]:
+    """The users whose next `apply` would undo this work: by their tags, and where they are few by CloudTrail."""
+    replaced = {
+        (item.key.account, item.key.user) for item in decisions.keys if item.strategy in REPLACING and item.places
+    }
+    users = [user for user in decisions.inventory.users if (user.account, user.name) in replaced]
+    events: dict[str, list[TrailEvent]] = {}
+    if len(users) <= TRAILED_MAX:
+        since = datetime.fromisoformat(decisions.inventory.generated_at) - timedelta(days=TRAIL_DAYS)
+        for user in users:
+            try:
+                made = view.aws(user.account).trail(TrailKey.RESOURCE_NAME, user.name, since)
+            except AwsError:
+                continue  # its tags are asked all the same
+            events.setdefault(user.account, []).extend(made)
+    return managed_findings(users, events)
 
 
 def _replacement(

@@ -1,20 +1,26 @@
-"""Post-incident, a later run: delete the keys that were switched off, once nobody has missed them."""
+"""Post-incident, a later run: delete the keys that nobody has missed, and the policies that nothing needs any more."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Step
 from playbook.ports import display
 from steps.decisions import ask_grace_hours
 from steps.iam_keys import DeactivateKey, DeleteKey, list_keys, switched_off_at
+from steps.session_policies import (
+    ROLE_SESSION,
+    USER_SESSION,
+    RemoveSessionPolicy,
+    RevokeRoleSessions,
+    RevokeUserSessions,
+    aws_time,
+)
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from playbook.model import Ask, Case
-    from playbook.ports import KeyListing, View
+    from playbook.ports import Evidence, KeyListing, View
 
 
 class RetireOldKeys(Step):
@@ -26,14 +32,16 @@ class RetireOldKeys(Step):
     id = "retire_old_keys"
     title = "Retire the old keys"
     phase = Phase.POST_INCIDENT
-    kinds = (DeleteKey,)
+    kinds = (DeleteKey, RemoveSessionPolicy)
     reviews = True
 
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Ask about each deletion: it is never implied."""
         actions: list[Action] = []
         findings: list[Finding] = []
-        for action, _ in case.applied:
+        for action, evidence in case.applied:
+            if isinstance(action, RevokeUserSessions | RevokeRoleSessions):
+                actions += _due_policy(view, action, evidence)
             if not isinstance(action, DeactivateKey):
                 continue
             listing = list_keys(view, action.account, action.user)
@@ -84,3 +92,17 @@ def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:
 def _due(action: DeactivateKey, off_at: datetime | None, ask: Ask) -> datetime | None:
     hours = ask_grace_hours(action.subject, ask)
     return off_at + timedelta(hours=hours) if off_at is not None else None
+
+
+def _due_policy(view: View, action: RevokeUserSessions | RevokeRoleSessions, evidence: Evidence) -> list[Action]:
+    """The removal of a denial of sessions, once none of those it denies can be alive."""
+    account, user, _ = action.keys[0].split("/")
+    now = aws_time(view, account, user)
+    cutoff = evidence.get("cutoff")
+    if isinstance(now, Observation) or not isinstance(cutoff, str):
+        return []
+    if isinstance(action, RevokeUserSessions):
+        life, removal = USER_SESSION, RemoveSessionPolicy(account=action.account, user=action.user)
+    else:
+        life, removal = ROLE_SESSION, RemoveSessionPolicy(account=action.account, role=action.role)
+    return [removal] if now >= datetime.fromisoformat(cutoff) + life else []

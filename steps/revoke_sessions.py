@@ -43,6 +43,8 @@ ROLE_QUOTA: Final = 10_240
 """Characters of all inline policies together, where `iam:GetAccountSummary` says nothing (facts, AWS row 28)."""
 SERVICE_ROLE: Final = "/aws-service-role/"
 QUARANTINE: Final = "AWSCompromisedKeyQuarantine"
+ISOLATED_MAX: Final = 20
+"""Users that the policy names; AWS takes 5,120 characters."""
 LISTED_MAX: Final = 4
 """Addresses and agents that one line names; more are counted."""
 
@@ -230,9 +232,9 @@ def _use(item: KeyDecision, trace: Trace, ask: Ask) -> Finding:
     judged = judge(trace.events, start, end)
     seen = judged.inside
     when = "while strangers could read it" if window is not None else "in the last 90 days"
+    if not trace.is_known:
+        return Finding(level="danger", text=f"Who used {who} {when} is unknown: CloudTrail could not be read.")
     if seen.first is None or seen.last is None:
-        if any(trace.key_id in hole.where for hole in trace.holes):
-            return Finding(level="danger", text=f"Who used {who} {when} is unknown: CloudTrail could not be read.")
         text = f"{who} was not used {when}, as far as CloudTrail's management events show."
         return Finding(level="note", text=text)
     sessions, roles = len(trace.sessions), len(trace.roles)
@@ -281,12 +283,14 @@ def _isolation(view: View, items: Sequence[KeyDecision]) -> Iterator[Finding]:
     """What IAM alone cannot promise when misuse was seen."""
     for account in dict.fromkeys(item.key.account for item in items):
         users = [item.user_arn for item in items if item.key.account == account and item.user_arn]
-        document = json.dumps(isolating_policy(tuple(dict.fromkeys(users)), view.aws(account).identity().arn))
+        named = tuple(dict.fromkeys(users))
+        document = json.dumps(isolating_policy(named[:ISOLATED_MAX], view.aws(account).identity().arn))
+        more = f" (the first {ISOLATED_MAX} of {len(named)} users)" if len(named) > ISOLATED_MAX else ""
         yield Finding(
             level="warning",
             text=f"A thief with IAM rights has a few seconds to take these denials off again. What only the "
             f"organization's administrators can undo is a service control policy on {account} (not on the "
-            f"management account, where none counts): {document}",
+            f"management account, where none counts){more}: {document}",
         )
     yield Finding(
         level="warning",

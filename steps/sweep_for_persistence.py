@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from playbook.errors import AwsError
-from playbook.model import Action, Choice, Finding, Phase, Plan, Question, Step
+from playbook.errors import AwsError, Effect
+from playbook.model import Action, Choice, Finding, Phase, Plan, Question, Severity, Step
 from playbook.persistence import changed_trusts, lookups, made_since, sightings
 from playbook.ports import AccessKey, AccountDetails, Foothold, IdentityProvider, TrailEvent, TrailKey, display
 from playbook.scope import ask_window
 from steps.decisions import decide_keys
 from steps.exposed_keys import HISTORY, to_contain, trace_holes, trace_keys, unread
-from steps.iam_keys import DeactivateKey, minted
+from steps.iam_keys import DeactivateKey, minted, server_time
 from steps.session_policies import POLICY, RevokeRoleSessions, RevokeUserSessions
 from steps.user_states import CREATE_KIND
 
@@ -42,6 +42,10 @@ CHOICES: Final = (
 )
 SHOWN_MAX: Final = 100
 """Sightings of one account that are told one by one; the dangerous ones come first."""
+CREATES: Final = ("iam:create-role:", "iam:create-policy:", "iam:create-provider:", "iam:create-oidc-provider:")
+"""The keys of actions that bring something into being whose name the plan says."""
+AT_ONCE: Final = timedelta(seconds=5)
+"""How far the event of a write of ours may be from the time that its answer carried."""
 LATE: Final = timedelta(minutes=15)
 """CloudTrail delivers within about five minutes, without a promise (facts, AWS row 14)."""
 
@@ -59,9 +63,7 @@ class SweepForPersistence(Step):
         decisions = decide_keys(view, case, ask)
         window = ask_window(ask)
         start = window.start if window is not None and window.start is not None else view.clock.now() - HISTORY
-        exposed = [item for item in decisions.keys if item.places or item.doubtful or item.by_hand]
-        items = tuple(dict.fromkeys([*to_contain(decisions), *exposed]))
-        traces = trace_keys(view, items)
+        traces = trace_keys(view, _suspects(decisions))
         findings = [*trace_holes(traces), *_reach(view, start)]
         actions: list[Action] = []
         for account in view.accounts:
@@ -70,6 +72,15 @@ class SweepForPersistence(Step):
             actions += swept.decide(ask)
         findings += _unrevoked(view, traces)
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
+
+
+def _suspects(decisions: Decisions) -> tuple[KeyDecision, ...]:
+    """The keys that are followed; where nothing happened only those that went off at once, for each costs look-ups."""
+    contained = to_contain(decisions)
+    if decisions.severity is Severity.ROUTINE:
+        return contained
+    exposed = [item for item in decisions.keys if item.places or item.doubtful or item.by_hand]
+    return tuple(item for item in decisions.keys if item in contained or item in exposed)
 
 
 def _reach(view: View, start: datetime) -> Iterator[Finding]:
@@ -124,12 +135,11 @@ class _Account:
         self._view = view
         self._account = account
         self._start = start
-        self._case = case
         self._keys = tuple(item for item in decisions.keys if item.key.account == account)
         self._holes: list[Finding] = []
         self._tainted = frozenset(key_id for trace in traces for key_id in trace.followed)
         self._followed = tuple(event for trace in traces for event in trace.events)
-        self._ours = _Ours(view, account, case, self._keys)
+        self._ours = _Ours(view, account, self._keys, case)
         self._read = self._look()
         self._sightings = tuple(
             item for item in sightings(self._made(), self._events()) if not self._ours.explains(item)
@@ -229,8 +239,18 @@ class _Account:
     # -- what may be decided --
 
     def decide(self, ask: Ask) -> Iterator[Action]:
-        """A key that somebody made since, in case it is to go off; nothing is done unless that is chosen."""
-        made = {item.made.name for item in self._sightings if item.made and item.made.kind == "access key"}
+        """A key that somebody made, in case it is to go off; nothing is done unless that is chosen.
+
+        What becomes of a key that the inventory lists was asked before, unless an exposed key made it.
+        """
+        decided = {item.key.id for item in self._keys}
+        made = {
+            item.made.name
+            for item in self._sightings
+            if item.made is not None
+            and item.made.kind == "access key"
+            and (item.made.name not in decided or any(event.key_id in self._tainted for event in item.events))
+        }
         found = [key for key in self._read.keys if key.id in made and key.is_active]
         for key in found:
             if ask(self._question(key)) == DEACTIVATE:
@@ -264,34 +284,49 @@ def _trusted(document: Mapping[str, object]) -> str:
 
 
 class _Ours:
-    """What this case made itself, by the ids and times that its journal kept."""
+    """What this case made itself, by the ids and times that its journal kept.
 
-    def __init__(self, view: View, account: str, case: Case, keys: Sequence[KeyDecision]) -> None:
+    A user agent proves nothing by itself: a thief who may read CloudTrail sees ours there.
+    """
+
+    def __init__(self, view: View, account: str, keys: Sequence[KeyDecision], case: Case) -> None:
         self._view = view
         self._account = account
-        self._case = case.id
-        self._minted = frozenset(
-            made for item in keys for made in minted(view, f"{CREATE_KIND}:{item.lane}/{item.key.id}")
+        self._planned = tuple(key for key in (*case.verified, *case.unsettled) if key.startswith(CREATES))
+        creates = [f"{CREATE_KIND}:{item.lane}/{item.key.id}" for item in keys]
+        self._minted = frozenset(made for create in creates for made in minted(view, create))
+        self._unanswered = tuple(
+            attempt.tag for create in creates for attempt in view.past(create) if attempt.applied is None
         )
 
     def explains(self, item: Sighting) -> bool:
-        """Whether the journal, not only a name, says that it was us."""
-        if item.made is not None and item.made.kind == "access key":
-            return item.made.name in self._minted
+        """Whether the journal says that it was us."""
+        if item.made is not None and item.made.kind == "access key" and item.made.name in self._minted:
+            return True
+        if item.made is not None and self._was_planned(item.made):
+            return True
         return bool(item.events) and all(self._is_ours(event) for event in item.events)
 
+    def _was_planned(self, made: Made) -> bool:
+        """A role, policy or provider that a plan of this case names, and that its own create may have made."""
+        names = tuple(f"{self._account}/{name}" for name in (made.name, made.alias) if name)
+        mine = (key for key in self._planned if key.endswith(names))
+        return any(attempt.failed != Effect.NONE for key in mine for attempt in self._view.past(key))
+
     def _is_ours(self, event: TrailEvent) -> bool:
-        """Our agent is not enough: a thief who reads CloudTrail knows it too."""
-        if not self._case or self._case not in event.user_agent:
-            return False
         if event.name == "CreateAccessKey":
-            return bool(self._minted.intersection(event.resources))
-        if event.name in {"PutUserPolicy", "DeleteUserPolicy"}:
-            return POLICY in event.resources and any(
-                self._view.past(f"{RevokeUserSessions.kind}:{self._account}/{name}") for name in event.resources
-            )
-        if event.name in {"PutRolePolicy", "DeleteRolePolicy"}:
-            return POLICY in event.resources and any(
-                self._view.past(f"{RevokeRoleSessions.kind}:{self._account}/{name}") for name in event.resources
-            )
-        return False
+            # A create whose reply was lost is known by its intent's tag, which went out once (invariants 3.8).
+            lost = any(tag in event.user_agent.split() for tag in self._unanswered)
+            return lost or bool(self._minted.intersection(event.resources))
+        kinds = {
+            "PutUserPolicy": RevokeUserSessions.kind,
+            "PutRolePolicy": RevokeRoleSessions.kind,
+        }
+        if event.name not in kinds or POLICY not in event.resources:
+            return False
+        return any(
+            abs(event.at - at) <= AT_ONCE
+            for name in event.resources
+            for attempt in self._view.past(f"{kinds[event.name]}:{self._account}/{name}")
+            if (at := server_time(attempt.applied or attempt.basis)) is not None
+        )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import AwsError
 from playbook.model import Action, Observation, Status
 from playbook.ports import KeyListing, display
@@ -130,11 +131,11 @@ class _OfUsers(Action):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.account}/{self.users[0]}"
+        return f"{self.kind}:{self.account}/{'/'.join(self.users)}"
 
     @property
     def lane(self) -> str:
-        return f"{self.account}/contained/{self.users[0]}"
+        return f"{self.account}/contained/{'/'.join(self.users)}"
 
     def _names(self) -> str:
         return ", ".join(display(user) for user in self.users)
@@ -162,10 +163,10 @@ class NoteUsers(_OfUsers):
         return Observation(status=Status.PRESENT, evidence={"users": look.marks(), "unread": list(look.unread)})
 
 
-def noted_before(view: View, account: str, first: str) -> Mapping[str, list[str]] | None:
+def noted_before(view: View, account: str, users: tuple[str, ...]) -> Mapping[str, list[str]] | None:
     """What `NoteUsers` kept, by user; None when nothing was noted."""
-    noted = view.verdict(f"{NoteUsers.kind}:{account}/{first}")
-    return None if noted is None else msgspec.convert(noted["users"], dict[str, list[str]])
+    noted = view.verdict(NoteUsers(account=account, users=users).key)
+    return None if noted is None else msgspec.convert(noted["users"], met(dict[str, list[str]]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +240,7 @@ class ConfirmContained(_OfUsers):
         known = {key.rpartition("/")[2] for key in self.keys if key.startswith(f"{self.account}/{user}/")}
         ours = {made for key_id in known for made in minted(view, f"{CREATE_KIND}:{self.account}/{user}/{key_id}")}
         items = [item for item in look.users[user] if not (item.kind == "access-key" and item.name in ours)]
-        noted = (noted_before(view, self.account, self.users[0]) or {}).get(user)
+        noted = (noted_before(view, self.account, self.users) or {}).get(user)
         if noted is None:
             made_since = [i for i in items if off_at and i.created_at and i.created_at >= off_at - timedelta(seconds=1)]
             strangers = [i for i in items if i.kind == "access-key" and i.name not in known and i not in made_since]

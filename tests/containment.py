@@ -97,6 +97,12 @@ class Night:
             journal.close()
         return self.outcome
 
+    def case_view(self):
+        """What a process sees that goes on with the case; the case is not locked by it."""
+        journal = Journal.open(self.folder, now=self.twin.clock.now)
+        journal.close()
+        return CaseWorld(self.twin.platforms(), journal)
+
     def view(self):
         journal = Journal(now=self.twin.clock.now)
         journal.append(Opened(case=CASE, tool="test", mode="rehearsal", host=this_host()))

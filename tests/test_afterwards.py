@@ -17,6 +17,7 @@ from playbook.records import Opened, Sealed
 from playbook.twins.state import Use
 from playbook.twins.world import TwinWorld
 from steps import PLAYBOOK, RETIREMENT, UNDO, contain_now
+from steps.session_policies import POLICY
 
 USER = "ci-deploy"
 
@@ -266,6 +267,26 @@ def test_what_fell_due_later_is_retired_in_a_further_round() -> None:
 
     assert first.exit_code is second.exit_code is ExitCode.DONE
     assert OLD["ci-ecr"] not in statuses(world, "ci-ecr")
+
+
+def test_the_denial_of_old_sessions_is_taken_away_once_none_can_be_alive_and_by_undo_at_once() -> None:
+    world = TwinWorld(two_users())
+    journal = rotate(world, Answers(strategy="contain", severity="confirmed"))
+    aws = world.platforms().aws[ACCOUNT]
+    assert aws.user_policy(USER, POLICY) is not None
+
+    alone(world, journal, RETIREMENT, Operator({"keys.delete_after_grace:": False}))
+    assert aws.user_policy(USER, POLICY) is not None
+    world.clock.sleep(37 * 3600)
+    alone(world, journal, RETIREMENT, Operator({"keys.delete_after_grace:": False}))
+    world.clock.sleep(60)
+    assert aws.user_policy(USER, POLICY) is None
+
+    other = TwinWorld(two_users())
+    journal = rotate(other, Answers(strategy="contain", severity="confirmed"))
+    alone(other, journal, UNDO)
+    other.clock.sleep(60)
+    assert other.platforms().aws[ACCOUNT].user_policy(USER, POLICY) is None
 
 
 # --- the first minute -----------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbook.errors import ExitCode
+from playbook.journal import fold, read
 from playbook.model import Recourse, Status
 from playbook.ports import KeyStatus, Waits
 from playbook.records import Applied, Failed, Intended, Planned, Verified
+from playbook.report import from_state, to_markdown
 from playbook.twins.state import Account, IamRole
+from steps import PLAYBOOK
 from steps.revoke_sessions import isolating_policy
 from steps.session_policies import (
     POLICY,
@@ -370,7 +375,7 @@ def test_a_user_that_is_gone_keeps_no_role_session_alive(night):
 
 
 READS_A_KILL = 7
-"""Of the moments of reads, every so many is one to die at: dying before a read changes nothing that the last did not."""
+"""Of the moments of reads, every so many is one to die at."""
 
 # --- Killed ---------------------------------------------------------------------------------------------------------
 
@@ -408,7 +413,7 @@ def test_a_process_that_is_killed_while_it_contains_goes_on_to_the_same_end(tmp_
         assert not night.twin.session_allowed(ACCOUNT, role="deployer", issued_at=START)
         tried += 1
     print(f"{tried} kills among {calls} moments")
-    assert tried > 40
+    assert tried > 20
 
 
 # --- Taking the policy away -----------------------------------------------------------------------------------------
@@ -422,14 +427,7 @@ def contained(night):
 
 
 def removal(night, action):
-    from playbook.journal import Journal
-    from playbook.world import CaseWorld
-
-    journal = Journal.open(night.folder, now=night.twin.clock.now)
-    try:
-        return action.observe(CaseWorld(night.twin.platforms(), journal))
-    finally:
-        journal.close()
+    return action.observe(night.case_view())
 
 
 @pytest.mark.parametrize(
@@ -571,3 +569,34 @@ def test_a_skipped_look_is_left_out_and_said(night):
             Responder.recourse = recourse
 
     assert skipping(strategy="deactivate").exit_code is ExitCode.SOME_FAILED
+
+
+# --- The report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_first_who_used_the_exposed_keys(night):
+    night.break_in()
+    night.twin.clock.advance(300)
+    night.run(strategy="contain", said={"incident.exposed_from": "2026-01-03T00:00:00Z"})
+    recovered = read(night.folder)
+    report = from_state(fold(recovered.records), PLAYBOOK, folder="case", head=recovered.head)
+    text = to_markdown(report)
+    assert report.findings[0].text.startswith(DEPLOY)
+    assert 0 < text.index("## Who used the exposed keys") < text.index("## Where it stands")
+    assert text.index("203.0.113.66") < text.index("## Where it stands")
+
+
+def test_a_report_without_such_use_has_no_such_section(night):
+    night.run(strategy="replace")
+    recovered = read(night.folder)
+    report = from_state(fold(recovered.records), PLAYBOOK, folder="case", head=recovered.head)
+    assert "Who used the exposed keys" not in to_markdown(report)
+
+
+def test_the_runbook_shows_the_policies_as_they_are_written():
+    text = (Path(__file__).parents[1] / "docs" / "runbook" / "revoke_sessions.md").read_text()
+    denial, isolation = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+    assert cutoff_of(denial) is not None
+    (user,) = isolation["Statement"][1]["Resource"]
+    assert isolation == isolating_policy([user], f"arn:aws:sts::{ACCOUNT}:assumed-role/responder/me")
+    assert f"{SIZE} characters" in text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from playbook.errors import AwsError, Effect
 from playbook.ports import TrailEvent
-from playbook.usage import Budget, agent_product, follow, judge, usage
+from playbook.usage import LOOKUPS_MAX, Budget, agent_product, follow, judge, usage
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 HOME, OTHER, FOREIGN = "111122223333", "444455556666", "777788889999"
@@ -151,12 +151,19 @@ def test_a_search_that_is_cut_names_its_open_ends(budget):
     assert trace.open_ends == tuple(f"ASIA{number:02}" for number in range(3, 11))
 
 
-def test_one_budget_serves_several_searches():
-    budget = Budget(lookups=1)
+def test_a_key_that_could_not_be_looked_up_is_not_known():
     trail = Trail(a111122223333=[event(1)])
-    assert trail.follow(budget).followed == (KEY,)
-    assert trail.follow(budget).followed == ()
-    assert trail.follow(budget).open_ends == (KEY,)
+    assert trail.follow(Budget(lookups=1)).is_known
+    spent = trail.follow(Budget(lookups=0))
+    assert not spent.is_known
+    assert spent.open_ends == (KEY,)
+
+
+@pytest.mark.parametrize("searches", [0, 1, 7, LOOKUPS_MAX, 10 * LOOKUPS_MAX])
+def test_every_search_has_a_share_and_at_least_one_look_up(searches):
+    share = Budget.share(searches).lookups
+    assert 1 <= share <= LOOKUPS_MAX
+    assert share * searches <= max(LOOKUPS_MAX, searches)
 
 
 @settings(max_examples=200, deadline=None)

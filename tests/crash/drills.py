@@ -117,6 +117,8 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "refusal-not-explained": lambda: strangers("key", conditions=Conditions(lag="none")),
     "no-undo-of-an-open-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "undo-counted-by-its-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
+    "denial-dated-by-its-intent": lambda: uninterrupted(Conditions(strategy="contain", lag="long")),
+    "denial-unread": lambda: uninterrupted(Conditions(strategy="contain"), "drop-request:put_user_policy:1"),
     "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
 }
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import playbook.journal
 import steps.iam_keys
 import steps.replace_access_keys
+import steps.session_policies
 from playbook.engine import Engine
 from playbook.errors import Effect, ServiceError
 from playbook.journal import Journal, Recovered
@@ -24,6 +25,7 @@ from playbook.secret import Secret
 from playbook.twins.iam import IamTwin
 from steps.iam_keys import ConfirmKeys, DeactivateKey, DeleteKey
 from steps.replace_access_keys import CreateAccessKey, ProveKey, StoreKey
+from steps.session_policies import RevokeUserSessions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,3 +396,18 @@ def last_look_without_sinks() -> None:
         return [replace(a, pairs=()) if isinstance(a, ConfirmKeys) else a for a in plan(item, known)]
 
     steps.replace_access_keys._replacement = careless
+
+
+@mutant("sessions are denied up to the intent, though the key still works for a while", "I6")
+def denial_dated_by_its_intent() -> None:
+    steps.session_policies.last_off_at = lambda view, keys: None
+
+
+@mutant("a denial of sessions counts as made once it was sent", "I6")
+def denial_unread() -> None:
+    observe = RevokeUserSessions.observe
+
+    def observe_believing(self: RevokeUserSessions, view: Any) -> Observation:
+        return Observation(status=Status.PRESENT) if view.past(self.key) else observe(self, view)
+
+    RevokeUserSessions.observe = observe_believing

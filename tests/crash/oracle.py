@@ -32,10 +32,14 @@ DELETE = "iam:delete-access-key:"
 STORE = "circleci:store-access-key:"
 LEASES = {"tag_user": "iam:take-lease:", "untag_user": "iam:release-lease:"}
 CANARY = "circleci:run-canary:"
-HARMLESS = {*LEASES, "run_inline"}
+DENIALS = {"put_user_policy": "iam:revoke-user-sessions:", "delete_user_policy": "iam:remove-session-policy:"}
+DENIAL = "RotationPlaybookRevokeSessions"
+HARMLESS = {*LEASES, *DENIALS, "run_inline"}
 """Writes that change neither a key nor a sink."""
 CONTAINMENT = "deactivate_exposed_keys"
 PROOFS = 3
+SPREAD_S = 60
+"""How long a switched-off key is taken to work on, at most: the wait `relist`."""
 GENESIS = "0" * 64
 SUM = b',"sum":"'
 
@@ -486,6 +490,9 @@ class Oracle:
                 return [store] if store is not None else []
             case "tag_user" | "untag_user":
                 return [f"{LEASES[call.operation]}{call.target.rpartition('/')[0]}"]
+            case "put_user_policy" | "delete_user_policy":
+                user, _, policy = call.target.rpartition("/")
+                return [f"{DENIALS[call.operation]}{user}"] if policy == DENIAL else []
             case "run_inline":
                 return [
                     f"{CANARY}{action['pair']['sink']['kind']}/{action['pair']['sink']['id']}/{action['pair']['id_variable']}"
@@ -708,6 +715,7 @@ class Oracle:
         """I6 and I10 at exit 0: only the new key is on, and every pair was seen to hold it after the last change."""
         stored = self.truth.stored()
         self.check_pair_integrity(stored, success=True)
+        self.check_sessions_ended()
         for owner in sorted({pair.owner for pair in self.pairs.values()}):
             ours = self.truth.ours(owner)
             if self._unseen("off", owner):
@@ -725,6 +733,21 @@ class Oracle:
                     broken("I6", f"success, and {sink} holds {stored[sink].key}")
                 if sink in self.memory.stale:
                     broken("I6", f"success, and {sink} was not read again after the last change")
+
+    def check_sessions_ended(self) -> None:
+        """I6 of sessions (F48): what a contained key may have made until it stopped working is denied at success."""
+        world = self.truth.world
+        for _, action in self.ledger.of_kind(DENIALS["put_user_policy"]):
+            for key_id in (key.rpartition("/")[2] for key in action["keys"]):
+                key = self.truth.find(key_id)
+                if key is None or key.status is KeyStatus.ACTIVE:
+                    continue
+                lag = min(world.switches.off_lag_s, SPREAD_S)
+                last = key.changes[-1].at + timedelta(seconds=lag)
+                if world.session_allowed(action["account"], user=action["user"], issued_at=last):
+                    broken("I6", f"success, and a session that {key_id} made at {last} can act")
+            if not world.session_allowed(action["account"], user=action["user"]):
+                broken("I3", f"success, and the keys of {action['user']} are denied too")
 
     def _unseen(self, what: str, where: str) -> set[str]:
         """Those of a stranger's doings that no reply has shown us yet."""
