@@ -155,7 +155,7 @@ LIBRARIES: dict[str, set[str]] = {
     "moto": {"twins"},
     "werkzeug": {"twins"},
     "flask_cors": {"twins"},
-    "yaml": {"config_jobs"},
+    "yaml": {"config_jobs", "circleci_config"},
 }
 
 
