@@ -180,20 +180,19 @@ def _pruned(document: Document, paths: Iterable[KeyPath], *, with_comment: bool)
 
 def _once(document: Document, edits: list[Edit]) -> list[Edit]:
     """The edits without those that repeat another one at the same place, by whatever path they name it."""
-    kept: list[tuple[Edit, object]] = []
+    kept: dict[tuple[int, int], list[Edit]] = {}
+    result: list[Edit] = []
     for edit in edits:
         slot = slot_of(document, edit.path)
         inserts = isinstance(edit, InsertItem | InsertKey)
-        place = id(target(slot.value)) if inserts else (id(slot.holder), slot.index)
-        same_wish = (
-            other
-            for other, where in kept
-            if where == place and dataclasses.replace(other, path=edit.path, users=edit.users) == edit
-        )
+        place = (id(target(slot.value)), -1) if inserts else (id(slot.holder), slot.index)
+        known = kept.setdefault(place, [])
+        repeated = (other for other in known if dataclasses.replace(other, path=edit.path, users=edit.users) == edit)
         # The same path twice is two insertions; another path to the same list is one.
-        if not any(not isinstance(edit, InsertItem) or other.path != edit.path for other in same_wish):
-            kept.append((edit, place))
-    return [edit for edit, _ in kept]
+        if not any(not isinstance(edit, InsertItem) or other.path != edit.path for other in repeated):
+            known.append(edit)
+            result.append(edit)
+    return result
 
 
 def _first_emptied(document: Document, edits: list[Edit]) -> Emptied | None:

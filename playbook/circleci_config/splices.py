@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, TypeAlias
@@ -71,11 +72,30 @@ class Splicer:
 
     def __init__(self, document: Document, edits: SequenceABC[Edit | Emptied]) -> None:
         self._document = document
-        self._edits = edits
         self._text = document.text
         self._newline = document.newline
         self._style: Style = render.style_of(document)
-        self._leaving = [slot_of(document, edit.path) for edit in edits if isinstance(edit, RemoveKey | RemoveItem)]
+        self._leaving: dict[int, set[int]] = {}
+        """By the identity of a mapping or list, the places in it that go."""
+        self._gone_spans: list[tuple[int, int]] = []
+        self._followed: set[tuple[int, str]] = set()
+        """Keys that get a new one after them."""
+        self._texts: dict[int, list[TextEdit]] = {}
+        for edit in edits:
+            self._look_ahead(edit)
+        self._gone_spans.sort()
+
+    def _look_ahead(self, edit: Edit | Emptied) -> None:
+        """Keep what the writing of the other edits must know of this one."""
+        slot = slot_of(self._document, edit.path)
+        node = target(slot.value)
+        if isinstance(edit, RemoveKey | RemoveItem):
+            self._leaving.setdefault(id(slot.holder), set()).add(slot.index)
+            self._gone_spans.append((slot.value.start, slot.value.end))
+        elif isinstance(edit, InsertKey):
+            self._followed.add((id(node), edit.after or ""))
+        elif isinstance(edit, ReplaceText | ReplaceLines):
+            self._texts.setdefault(id(node), []).append(edit)
 
     def spans(self, edit: Edit | Emptied) -> list[_Span]:
         """The spans one edit writes anew, each with its text; raises `EditRefused`."""
@@ -238,18 +258,22 @@ class Splicer:
         """What goes must not hold an anchor that is used by something that stays."""
         if isinstance(value, Alias):
             return
-        gone = [(value.start, value.end), *((slot.value.start, slot.value.end) for slot in self._leaving)]
         for alias in self._document.aliases:
             anchored = alias.target
             if not value.start <= anchored.start < value.end or (isinstance(edit, Replace) and anchored is value):
                 continue
-            if not any(start <= alias.start < end for start, end in gone):
+            if not value.start <= alias.start < value.end and not self._goes(alias.start):
                 raise EditRefused(
                     f"{name_of(edit.path)} holds the anchor &{anchored.anchor}, which line "
                     f"{self._document.line_at(alias.start)} uses",
                     line=self._document.line_at(anchored.start),
                     path=edit.path,
                 )
+
+    def _goes(self, position: int) -> bool:
+        """Whether something that is removed stands at a position."""
+        past = bisect_right(self._gone_spans, (position, len(self._text)))
+        return any(end > position for _, end in self._gone_spans[:past])
 
     # Renaming
 
@@ -332,7 +356,7 @@ class Splicer:
 
     def _gone(self, node: Mapping | Sequence) -> set[int]:
         """The places of a mapping or list that the same call removes."""
-        return {slot.index for slot in self._leaving if slot.holder is node}
+        return self._leaving.get(id(node), set())
 
     # Removing
 
@@ -360,9 +384,8 @@ class Splicer:
         following = [place for place in range(index + 1, count) if place not in gone]
         if following:
             up = self._mark(holder, following[0])
-            followed = isinstance(holder, Mapping) and any(
-                isinstance(edit, InsertKey) and edit.after == holder.entries[index].key.value for edit in self._edits
-            )
+            key = holder.entries[index].key.value if isinstance(holder, Mapping) else ""
+            followed = (id(holder), key) in self._followed
             if not followed and (following[0] > index + 1 or not self._text[end:up].strip()):
                 return (mark, up, "")
         return (mark, end, self._newline)
@@ -380,12 +403,7 @@ class Splicer:
         node = target(slot.value)
         if not isinstance(node, Scalar):
             raise EditRefused(f"{name_of(edit.path)} is not a text", path=edit.path)
-        together = [
-            other
-            for other in self._edits
-            if isinstance(other, ReplaceText | ReplaceLines)
-            and target(slot_of(self._document, other.path).value) is node
-        ]
+        together = self._texts[id(node)]
         if together[0] is not edit:
             return []
         new = text_after(node.value, together)
