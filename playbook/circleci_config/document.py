@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SIZE_MAX: Final = 1 << 20
 """Bytes."""
 DEPTH_MAX: Final = 100
-EVENTS_MAX: Final = 300_000
+EVENTS_MAX: Final = 150_000
 ALIASES_MAX: Final = 2_000
 EXPANDED_MAX: Final = 200_000
 """Nodes once every alias and merge is written out: what an alias bomb multiplies."""

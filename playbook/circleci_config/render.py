@@ -147,19 +147,23 @@ def _sequence(value: list[Any] | tuple[Any, ...], at: int, style: Style) -> list
 
 
 def _is_literal(text: str) -> bool:
-    """Whether a literal block can hold it: several lines, all printable."""
+    """Whether a literal block can hold it: several lines, all printable, and no blank one that a next could join."""
     lines = text.split("\n")
-    return len(lines) > 1 and any(lines) and all(line.replace("\t", " ").isprintable() for line in lines)
+    return (
+        len(lines) > 1
+        and not text.endswith("\n\n")
+        and any(lines)
+        and all(line.replace("\t", " ").isprintable() for line in lines)
+    )
 
 
 def _literal(text: str, at: int) -> Block:
     body = text.rstrip("\n")
-    trailing = len(text) - len(body)
-    lines = body.split("\n") + [""] * (trailing - 1)
+    lines = body.split("\n")
     if next(line for line in lines if line)[0] in " \t":
         # A block that begins with white space must state its indentation; quotes cannot be miscounted.
         return Block(quoted(text, '"'))
-    chomp = {0: "-", 1: ""}.get(trailing, "+")
+    chomp = "-" if body == text else ""
     return Block(f"|{chomp}", tuple(f"{' ' * at}{line}" if line else "" for line in lines))
 
 

@@ -200,6 +200,9 @@ class Splicer:
         same_line = value.body < self._next_line(dash) and value.end > dash + 1
         gap = value.start - dash - 1 if same_line else 1
         block = render.under_dash(edit.value, column + 1 + gap, self._style)
+        if value.anchor and _is_block(edit.value):
+            # An anchor on the line of the first key or dash would be that one's.
+            block = Block("", (" " * (column + 1 + gap) + block.first, *block.rest))
         return self._put(dash + 1, value, self._kept(block, value, edit), column, gap=gap)
 
     def _empty(self, edit: Emptied) -> list[_Span]:
@@ -388,7 +391,7 @@ class Splicer:
             followed = (id(holder), key) in self._followed
             if not followed and (following[0] > index + 1 or not self._text[end:up].strip()):
                 return (mark, up, "")
-        return (mark, end, self._newline)
+        return (len(self._text[:mark].rstrip(" ")), end, self._newline)
 
     def _remove_in_flow(self, node: Mapping | Sequence, index: int, gone: set[int]) -> _Span:
         spans = self._flow_spans(node)
@@ -450,6 +453,11 @@ class Splicer:
             text = self._lines(f"{indent}{line}" if line else "" for line in lines)
             spans.append((starts[start], starts[end], text))
         return spans
+
+
+def _is_block(value: object) -> bool:
+    """Whether it is written as a mapping or list on lines of its own."""
+    return isinstance(value, dict | list | tuple) and bool(value)
 
 
 def _index_of(mapping: Mapping, entry: Entry) -> int:
