@@ -167,6 +167,11 @@ def _literal(text: str, at: int) -> Block:
     return Block(f"|{chomp}", tuple(f"{' ' * at}{line}" if line else "" for line in lines))
 
 
+def as_yaml(value: MappingABC[str, Any]) -> str:
+    """A whole mapping as YAML of two spaces."""
+    return "".join(f"{line}\n" for line in _mapping(value, 0, Style()))
+
+
 # --- One line -------------------------------------------------------------------------------------------------------
 
 
