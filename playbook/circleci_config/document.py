@@ -116,10 +116,11 @@ class Sequence(Node):
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A key and its value."""
+    """A key and its value; `index` is its place among the entries of the mapping that holds it."""
 
     key: Scalar
     value: Value
+    index: int
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -238,7 +239,7 @@ class Document:
             node = target(slot.value)
             if isinstance(node, Mapping) and isinstance(step, str) and (found := node.find(step)) is not None:
                 holder, entry = found
-                slot = Slot(holder=holder, index=_position(holder, entry), value=entry.value)
+                slot = Slot(holder=holder, index=entry.index, value=entry.value)
             elif isinstance(node, Sequence) and isinstance(step, int) and 0 <= step < len(node.items):
                 slot = Slot(holder=node, index=step, value=node.items[step])
             else:
@@ -373,10 +374,6 @@ def _is_merge(node: Solid, index: int) -> bool:
     return isinstance(node, Mapping) and is_merge_key(node.entries[index].key)
 
 
-def _position(holder: Mapping, entry: Entry) -> int:
-    return next(index for index, candidate in enumerate(holder.entries) if candidate is entry)
-
-
 def is_merge_key(key: Scalar) -> bool:
     """Whether it is `<<`, which takes the keys of other mappings."""
     return key.value == "<<" and not key.verbatim
@@ -500,7 +497,7 @@ class _Composer:
         for key, value in zip(values[::2], values[1::2], strict=True):
             if not isinstance(key, Scalar):
                 raise ConfigError("a key is not plain text", line=self._at(key))
-            node.entries.append(Entry(key, value))
+            node.entries.append(Entry(key, value, len(node.entries)))
             if is_merge_key(key):
                 node.merges += self._merged(value)
             elif key.value in node.own:

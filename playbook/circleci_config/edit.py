@@ -52,6 +52,7 @@ from playbook.circleci_config.document import (
     Scalar,
     Sequence,
     Shared,
+    Slot,
     parse,
     target,
 )
@@ -150,18 +151,21 @@ def _checked_users(document: Document, edit: Edit) -> frozenset[KeyPath]:
 def _settled(document: Document, edits: list[Edit]) -> list[Edit | Emptied]:
     """The edits with those that empty a mapping or list turned into one of what holds it."""
     edits = _once(document, edits)
-    emptied: list[Emptied] = []
-    while (found := _first_emptied(document, edits)) is not None:
-        removals = found.removals
-        rest = [edit for edit in edits if not any(edit is removal for removal in removals)]
-        if found.path and all(removal.prune for removal in removals):
-            users = {user[:-1] for user in removals[0].users} or {found.path}
-            with_comment = any(removal.with_comment for removal in removals)
-            rest += _pruned(document, users, with_comment=with_comment)
-        else:
-            emptied.append(found)
-        edits = _once(document, rest)
-    return [*edits, *emptied]
+    left: list[Emptied] = []
+    while found := _emptied(document, edits):
+        gone = {id(removal) for emptied in found for removal in emptied.removals}
+        edits = [edit for edit in edits if id(edit) not in gone]
+        for emptied in found:
+            users = {user[:-1] for user in emptied.removals[0].users} or {emptied.path}
+            # A mapping that only merges what was emptied may have keys of its own.
+            whole = all(target(slot_of(document, user).value) is emptied.holder for user in users)
+            if emptied.path and whole and all(removal.prune for removal in emptied.removals):
+                with_comment = any(removal.with_comment for removal in emptied.removals)
+                edits += _pruned(document, users, with_comment=with_comment)
+            else:
+                left.append(emptied)
+        edits = _once(document, edits)
+    return [*edits, *left]
 
 
 def _pruned(document: Document, paths: Iterable[KeyPath], *, with_comment: bool) -> Iterator[Removal]:
@@ -195,19 +199,22 @@ def _once(document: Document, edits: list[Edit]) -> list[Edit]:
     return result
 
 
-def _first_emptied(document: Document, edits: list[Edit]) -> Emptied | None:
-    removed: dict[int, list[Removal]] = {}
+def _emptied(document: Document, edits: list[Edit]) -> list[Emptied]:
+    """The mappings and lists of which the edits leave nothing."""
+    removed: dict[int, list[tuple[Removal, Slot]]] = {}
     filled: set[int] = set()
     for edit in edits:
+        slot = slot_of(document, edit.path)
         if isinstance(edit, RemoveKey | RemoveItem):
-            removed.setdefault(id(slot_of(document, edit.path).holder), []).append(edit)
+            removed.setdefault(id(slot.holder), []).append((edit, slot))
         elif isinstance(edit, InsertItem | InsertKey):
-            filled.add(id(target(slot_of(document, edit.path).value)))
+            filled.add(id(target(slot.value)))
+    found = []
     for identity, removals in removed.items():
-        holder = slot_of(document, removals[0].path).holder
-        if holder is None or identity in filled:
+        first, slot = removals[0]
+        if slot.holder is None or identity in filled:
             continue
-        places = {slot_of(document, removal.path).index for removal in removals}
-        if len(places) == len(holder.entries if isinstance(holder, Mapping) else holder.items):
-            return Emptied(removals[0].path[:-1], holder, tuple(removals))
-    return None
+        count = len(slot.holder.entries if isinstance(slot.holder, Mapping) else slot.holder.items)
+        if len({each.index for _, each in removals}) == count:
+            found.append(Emptied(first.path[:-1], slot.holder, tuple(removal for removal, _ in removals)))
+    return found

@@ -328,7 +328,7 @@ class Splicer:
         if edit.after is not None and node.find(edit.after) is None:
             raise EditRefused(f"{name_of(edit.path)} has no key {edit.after}", path=edit.path)
         if edit.after in node.own:
-            index = _index_of(node, node.own[edit.after]) + 1
+            index = node.own[edit.after].index + 1
         if node.flow:
             pair = f"{render.scalar(edit.key, self._style)}: {render.flow(edit.value, self._style)}"
             return [self._insert_in_flow(node, index, pair)]
@@ -460,11 +460,11 @@ def _is_block(value: object) -> bool:
     return isinstance(value, dict | list | tuple) and bool(value)
 
 
-def _index_of(mapping: Mapping, entry: Entry) -> int:
-    return next(index for index, candidate in enumerate(mapping.entries) if candidate is entry)
-
-
 def _different(old: SequenceABC[str], new: SequenceABC[str]) -> list[tuple[int, int, SequenceABC[str]]]:
     """The runs of lines that differ, as places in `old` with the lines of `new` that take their place."""
-    matcher = SequenceMatcher(None, old, new, autojunk=False)
-    return [(i, j, new[k:m]) for tag, i, j, k, m in matcher.get_opcodes() if tag != "equal"]
+    shorter = min(len(old), len(new))
+    head = next((index for index in range(shorter) if old[index] != new[index]), shorter)
+    tail = next((index for index in range(shorter - head) if old[-1 - index] != new[-1 - index]), shorter - head)
+    before, after = old[head : len(old) - tail], new[head : len(new) - tail]
+    codes = SequenceMatcher(None, before, after).get_opcodes()
+    return [(head + i, head + j, after[k:m]) for tag, i, j, k, m in codes if tag != "equal"]

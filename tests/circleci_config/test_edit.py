@@ -35,7 +35,7 @@ from playbook.circleci_config.edit import (
 )
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "configs"
-MANY = settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+MANY = settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 # --- A second opinion: PyYAML on the text, and each edit on plain data ----------------------------------------------
@@ -136,7 +136,7 @@ def reached(document, edit):
 
 
 def lines_of(text):
-    return [line.rstrip("\r\n") for line in text.splitlines(keepends=True)] if text else []
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def is_subsequence(some, every):
@@ -393,6 +393,28 @@ def test_a_shared_place_is_changed_only_when_every_user_is_named():
     )
 
 
+MERGED = """x: &x
+  A: 1
+job:
+  environment:
+    <<: *x
+    B: 2
+"""
+
+
+def test_what_only_merges_an_emptied_mapping_keeps_its_own_keys():
+    users = frozenset({("x", "A"), ("job", "environment", "A")})
+    wanted = [RemoveKey(("x", "A"), prune=True, users=users)]
+    assert apply(parse(MERGED), wanted) == MERGED.replace("&x\n  A: 1", "&x {}")
+
+
+def test_one_edit_named_by_two_paths_is_made_once():
+    users = frozenset({("x", *STEP), ("jobs", "one", *STEP), ("jobs", "two", *STEP)})
+    edits = [InsertKey(path, "new", 1, users=users) for path in sorted(users)]
+    assert apply(parse(SHARED), edits) == SHARED.replace("image: a\n", "image: a\n      new: 1\n")
+
+
+STEP = ("docker", 0)
 REFUSED = [
     ("a: 1\n", [Replace(("b",), 1)], "there is no b"),
     ("a: 1\n", [RemoveKey(("a",))], "the whole document cannot be emptied"),
