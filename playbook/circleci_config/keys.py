@@ -33,7 +33,7 @@ def _source(event: Event, run: Run, lasting: str) -> tuple[str, bool]:
         given = (str(value) for key, value in event.parameters.items() if "access" in key and "secret" not in key)
         return next(given, "").strip("${}") or KEY_ID, event.what is What.LOGIN
     if event.what is What.KEY and event.line is not None:
-        return _source_of(event.line), event.line.form in _KEPT
+        return _source_of(event.line), event.line.lasting
     if event.what is What.TWO_KEYS:
         return KEY_ID, False
     if event.what is What.ENVIRONMENT and event.detail == KEY_ID:

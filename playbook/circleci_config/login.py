@@ -121,7 +121,7 @@ else
     wget -q -O "$answer.xml" --post-data="$(cat "$form")" "https://sts.$region.amazonaws.com/"
   fi
   for field in AccessKeyId SecretAccessKey SessionToken; do
-    tr -d '\\n' < "$answer.xml" | sed -n "s|.*<$field>\\([^<]*\\)</$field>.*|\\1|p"
+    printf '%s\\n' "$(tr -d '\\n' < "$answer.xml" | sed -n "s|.*<$field>\\([^<]*\\)</$field>.*|\\1|p")"
   done > "$answer"
   rm -f "$form" "$answer.xml"
 fi

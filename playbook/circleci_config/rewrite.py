@@ -21,6 +21,7 @@ from playbook.circleci_config.login import Login, problem
 from playbook.circleci_config.logins import Logins, step_of
 from playbook.circleci_config.options import Options, Refusal
 from playbook.circleci_config.shell import Form
+from playbook.circleci_config.splices import spliced
 from playbook.circleci_config.understand import Reading, What, is_stored, understand
 from playbook.circleci_config.wanted import Wanted
 
@@ -67,7 +68,7 @@ class Migration:
 
 def migrate(document: Document, options: Options) -> Migration:
     """Move one configuration to OIDC; never raises for what a file says."""
-    before = apply(document, [])
+    before = spliced(document, [])
     reading = understand(document.data)
     if not reading.static_runs:
         reason = Reason(text=_why_nothing(reading))
@@ -303,7 +304,7 @@ class _Planner:
             return logged
         if changed.text != original:
             self._wanted.want_text(event.path, changed.text)
-        if not logged and line.form not in {Form.CONFIGURE, Form.FILE}:
+        if not logged and not line.lasting:
             self._logins.insert(event.top, run, login)
             return True
         return logged

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -152,6 +153,8 @@ class KeyLine:
     source: str = ""
     """The variable or parameter that the value is taken from."""
     profile: str = ""
+    lasting: bool = False
+    """It holds in later steps too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,7 @@ def logical_lines(script: str) -> list[Line]:
     return found
 
 
+@lru_cache(maxsize=4096)  # every run of a job has the same scripts
 def read(script: str) -> Shell:
     """Everything that one script says of AWS."""
     lines = logical_lines(script)
@@ -369,8 +373,13 @@ def origin_of(value: str, name: str, assigned: frozenset[str] | set[str] = froze
     return Origin.STATIC, source
 
 
+_MAY_SAY_KEY: Final = re.compile(r"aws|access[-_]key|config\s+credentials|ecs-cli", re.IGNORECASE)
+
+
 def _keys(line: Line, assigned: set[str]) -> Iterator[KeyLine]:
     text = line.text
+    if not _MAY_SAY_KEY.search(text):
+        return
     yield from _file_keys(line, assigned)
     configure = re.search(
         r"\baws\s+configure\s+(?:--profile[= ]\S+\s+)?set\s+(?:--profile[= ]\S+\s+)?(?P<name>"
@@ -419,8 +428,16 @@ def _key(  # noqa: PLR0917  # in the order of a line
     origin, source = origin_of(value, name, assigned)
     if origin is Origin.SAME and form in {Form.CONFIGURE, Form.FILE}:
         origin = Origin.STATIC
+    lasting = form in {Form.CONFIGURE, Form.FILE} or (form is Form.EXPORT and "BASH_ENV" in line.text)
     return KeyLine(
-        first=line.first, last=line.last, form=form, name=name, origin=origin, source=source, profile=profile
+        first=line.first,
+        last=line.last,
+        form=form,
+        name=name,
+        origin=origin,
+        source=source,
+        profile=profile,
+        lasting=lasting,
     )
 
 
@@ -446,7 +463,14 @@ def _file_keys(line: Line, assigned: set[str]) -> Iterator[KeyLine]:
         header = bool(profile) or bool(re.search(r"\b(?:region|output)\s*=", text))
         derived = Origin.DERIVED if _CHAIN.search(text) or header else Origin.STATIC
         yield KeyLine(
-            first=line.first, last=line.last, form=Form.FILE, name="", origin=derived, source="a file", profile=named
+            first=line.first,
+            last=line.last,
+            form=Form.FILE,
+            name="",
+            origin=derived,
+            source="a file",
+            profile=named,
+            lasting=True,
         )
 
 

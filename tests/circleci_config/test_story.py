@@ -150,12 +150,14 @@ def test_an_image_of_ecr_on_a_runner_by_dynamic_configuration():
     assert migration.verdict is Verdict.MIGRATED, migration.reasons
     setup = parse(migration.after).data
     assert setup["setup"] is True
-    assert setup["parameters"] == {"nightly": {"type": "boolean", "default": False}}, "the trigger's parameters pass both"
-    (name, job), = setup["jobs"].items()
+    assert setup["parameters"] == {"nightly": {"type": "boolean", "default": False}}, (
+        "the trigger's parameters pass both"
+    )
+    ((name, job),) = setup["jobs"].items()
     assert setup["workflows"]["setup"]["jobs"] == [{name: {"context": "aws-oidc"}}]
     assert job["steps"][:2] == ["checkout", {"aws-cli/setup": {"role_arn": ROLE, "region": "eu-west-1"}}]
     script = job["steps"][2]["run"]["command"]
-    assert "aws ecr get-login-password --region \"eu-west-1\"" in script
+    assert 'aws ecr get-login-password --region "eu-west-1"' in script
     assert "<<" not in script, "CircleCI would read a parameter"
     continued = parse(migration.files["continue-config.yml"]).data
     assert continued["parameters"]["ecr-password"] == {"type": "string", "default": ""}
@@ -197,7 +199,7 @@ workflows:
     assert orb["orbs"] == {"aws-cli": "circleci/aws-cli@5.4.1"}
     step = data["jobs"]["invalidate"]["steps"][0]
     assert step == data["jobs"]["upload"]["steps"][1]
-    (called, parameters), = step.items()
+    ((called, parameters),) = step.items()
     assert parameters == {"role_arn": ROLE, "region": "eu-west-1"}
     command = orb["commands"][called.removeprefix("aws-oidc/")]
     assert set(parameters) <= set(command["parameters"])

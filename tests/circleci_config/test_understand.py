@@ -1,3 +1,4 @@
+# ruff: noqa: E501, ISC004, Q003  # scripts as they stand in files
 """Which jobs reach AWS and how: every way that credentials come, by everything that configurations are made of."""
 
 from __future__ import annotations
