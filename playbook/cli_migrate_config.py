@@ -265,5 +265,5 @@ def _summarise(screen: Screen, outcomes: Sequence[Outcome], orb: Sequence[str]) 
         counts[str(outcome.verdict)] += 1
     screen.say(f"{len(outcomes)} file(s): {', '.join(f'{count} {name}' for name, count in counts.items())}", "bold")
     changed = [outcome for outcome in outcomes if outcome.changed]
-    if changed and all(outcome.schema is None for outcome in changed):
+    if changed and all(outcome.breaches is None for outcome in changed):
         screen.say("Not checked against CircleCI's schema: the extra `validate` is not installed.", "yellow")

@@ -56,8 +56,8 @@ class Outcome:
     reasons: tuple[Reason, ...] = ()
     migration: Migration | None = None
     """None for what could not be read."""
-    schema: tuple[int, int] | None = None
-    """Breaches of the published schema before and after; None when it was not checked."""
+    breaches: int | None = None
+    """Breaches of the published schema in the result, none of them new; None when it was not checked."""
     delivered: str = ""
     """Where the change is now, as a sentence; empty when it was only shown."""
     undo: str = ""
@@ -148,8 +148,8 @@ def rewritten(target: Target, raw: bytes, options: Options, *, check: Callable[[
     )
     if not outcome.changed:
         return outcome
-    schema, worse = _schema(migration)
-    outcome = replace(outcome, schema=schema)
+    breaches, worse = _breaches(migration)
+    outcome = replace(outcome, breaches=breaches)
     if worse:
         return _refused(outcome, f"the result would break CircleCI's schema at {', '.join(worse[:3])}")
     objection = check(migration.after) if check is not None else ""
@@ -185,13 +185,14 @@ def _unread(target: Target, reason: str, line: int | None = None) -> Outcome:
     return Outcome(target=target, verdict=Verdict.REFUSED, reasons=(Reason(text=reason, line=line),))
 
 
-def _schema(migration: Migration) -> tuple[tuple[int, int] | None, list[str]]:
+def _breaches(migration: Migration) -> tuple[int | None, list[str]]:
+    """How often the result breaks the schema, and where it does so worse than the original; None without a schema."""
     after = schema_findings(parse(migration.after).data)
-    before = schema_findings(parse(migration.before).data)
-    if after is None or before is None:
-        return None, []
-    worse = sorted(set(after) - set(before)) or list(after)
-    return (len(before), len(after)), worse if len(after) > len(before) else []
+    if not after:
+        return None if after is None else 0, []
+    before = schema_findings(parse(migration.before).data) or ()
+    new = sorted(set(after) - set(before)) or list(after)
+    return len(after), new if len(after) > len(before) else []
 
 
 def _refused(outcome: Outcome, reason: str) -> Outcome:
@@ -363,7 +364,7 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
         "verdict": str(outcome.verdict),
         "reasons": [{"text": reason.text, "line": reason.line} for reason in outcome.reasons],
         "notes": list(migration.notes) if migration is not None else [],
-        "schema_breaches": dict(zip(("before", "after"), outcome.schema, strict=True)) if outcome.schema else None,
+        "schema_breaches": outcome.breaches,
         "delivered": outcome.delivered or None,
         "undo": outcome.undo or None,
         "files": list(outcome.files),

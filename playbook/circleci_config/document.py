@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import yaml
@@ -34,6 +34,7 @@ EXPANDED_MAX: Final = 200_000
 _DIGITS_MAX: Final = 18
 _CORE: Final = "tag:yaml.org,2002:"
 _TAGS: Final = frozenset({f"{_CORE}{name}" for name in ("str", "seq", "map", "int", "float", "bool", "null")})
+_AS_TEXT: Final = frozenset({f"{_CORE}str", "!"})
 _BOOLEANS: Final = {
     spelling: value
     for value, words in ((True, ("true", "yes", "on")), (False, ("false", "no", "off")))
@@ -388,7 +389,12 @@ def parse(source: str | bytes) -> Document:
     Refused: over 1 MiB, invalid UTF-8, merge-conflict markers, line breaks other than LF and CRLF, several documents,
     duplicate keys, keys that are not scalars, tags beyond YAML's own, aliases that multiply, and deep nesting.
     """
-    text = _decoded(source)
+    return _parsed(_decoded(source))
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Document:
+    """Kept for a few texts: a rewrite is read by its editor, by who asked for it, and by who checks it."""
     bom = text.startswith("\ufeff")
     text = text[1:] if bom else text
     if (found := _CONFLICT.search(text)) is not None:
@@ -453,25 +459,24 @@ class _Composer:
         return self._root
 
     def _take(self, event: yaml.Event) -> None:
-        match event:
-            case yaml.ScalarEvent():
-                self._add(self._scalar(event), event)
-            case yaml.AliasEvent():
-                self._alias(event)
-            case yaml.SequenceStartEvent():
-                self._begin(Sequence(**self._span(event), flow=bool(event.flow_style)), event)
-            case yaml.MappingStartEvent():
-                self._begin(Mapping(**self._span(event), flow=bool(event.flow_style)), event)
-            case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
-                self._end(event)
-            case yaml.DocumentStartEvent():
-                self._documents += 1
-                if self._documents > 1:
-                    raise ConfigError("a second document begins", line=_at(event))
-            case _:
-                pass
+        # The most frequent first.
+        if isinstance(event, yaml.ScalarEvent):
+            self._add(self._scalar(event), event)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self._begin(event)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            self._end(event)
+        elif isinstance(event, yaml.AliasEvent):
+            self._alias(event)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self._documents += 1
+            if self._documents > 1:
+                raise ConfigError("a second document begins", line=_at(event))
 
-    def _begin(self, node: Mapping | Sequence, event: yaml.Event) -> None:
+    def _begin(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        start, body, end, anchor = self._span(event)
+        kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
+        node = kind(start=start, body=body, end=end, anchor=anchor, flow=bool(event.flow_style))
         self._open.append((node, []))
         if len(self._open) > DEPTH_MAX:
             raise ConfigError(f"it is nested deeper than {DEPTH_MAX} levels", line=_at(event))
@@ -486,9 +491,9 @@ class _Composer:
             node.items = values
         else:
             self._fill(node, values)
-        for value in values:
-            node.size += target(value).size
-            node.height = max(node.height, target(value).height + 1)
+        solid = [value.target if isinstance(value, Alias) else value for value in values]
+        node.size += sum(each.size for each in solid)
+        node.height = max((each.height for each in solid), default=0) + 1
         if node.size > EXPANDED_MAX or node.height > DEPTH_MAX:
             raise ConfigError("its aliases multiply beyond what a configuration needs", line=self._at(node))
         self._add(node, event)
@@ -536,11 +541,15 @@ class _Composer:
 
     def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
         style = event.style or ""
+        start, body, end, anchor = self._span(event)
         scalar = Scalar(
-            **self._span(event),
+            start=start,
+            body=body,
+            end=end,
+            anchor=anchor,
             value=event.value,
             style=style,
-            verbatim=bool(style) or event.tag in {f"{_CORE}str", "!"},
+            verbatim=bool(style) or event.tag in _AS_TEXT,
         )
         if style in {"|", ">"}:
             scalar.end = self._end_of_block(scalar)
@@ -557,19 +566,21 @@ class _Composer:
             for _ in range(scalar.value.rstrip("\n").count("\n") + 1 if scalar.value.strip("\n") else 0):
                 end = text.index("\n", end + 1)
         else:
-            end = text.find("\n", len(text[: scalar.end].rstrip(" \r\n")))
+            end = text.find("\n", scalar.body + len(text[scalar.body : scalar.end].rstrip(" \r\n")))
         end = max(end, header_end)
         return end - 1 if text[end - 1] == "\r" else end
 
-    def _span(self, event: yaml.NodeEvent) -> dict[str, Any]:
-        start, end = _start(event), _end(event)
-        tag = getattr(event, "tag", None)
-        if tag not in {None, "!"} and tag not in _TAGS:
+    def _span(
+        self, event: yaml.ScalarEvent | yaml.MappingStartEvent | yaml.SequenceStartEvent
+    ) -> tuple[int, int, int, str]:
+        """Where a node starts, where what its anchor and tag are of starts, where it ends, and the anchor."""
+        start, end, tag = _start(event), _end(event), event.tag
+        if event.anchor is None and tag is None:
+            return start, start, end, ""
+        if tag is not None and tag != "!" and tag not in _TAGS:
             raise ConfigError("a tag that is not YAML's own", line=_at(event))
-        body = start
-        if event.anchor or tag:
-            body = self._past_properties(start, end if isinstance(event, yaml.ScalarEvent) else len(self.text))
-        return {"start": start, "body": body, "end": max(body, end), "anchor": event.anchor or ""}
+        body = self._past_properties(start, end if isinstance(event, yaml.ScalarEvent) else len(self.text))
+        return start, body, max(body, end), event.anchor or ""
 
     def _past_properties(self, position: int, limit: int) -> int:
         while position < limit and self.text[position] in "&!":
