@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
+from playbook.circleci_config.as_orb import orb_sources
 from playbook.circleci_config.document import parse
 from playbook.circleci_config.rewrite import Options, Verdict, migrate
 from playbook.circleci_config.understand import How, understand
@@ -204,3 +206,31 @@ workflows:
     command = orb["commands"][called.removeprefix("aws-oidc/")]
     assert set(parameters) <= set(command["parameters"])
     assert list(data["orbs"]) == ["aws-oidc"]
+
+
+def packed(sources):
+    """What packing makes of an orb's sources: one mapping, a key for each folder."""
+    orb = dict(parse(sources["src/@orb.yml"]).data)
+    for name, text in sources.items():
+        if name.startswith("src/") and name != "src/@orb.yml":
+            _, folder, file = name.split("/")
+            orb.setdefault(folder, {})[file.removesuffix(".yml")] = parse(text).data
+    return orb
+
+
+def test_the_sources_of_an_orb_that_a_team_publishes():
+    sources = orb_sources()
+    orb = packed(sources)
+    assert {"commands", "jobs", "executors", "examples", "orbs"} <= set(orb)
+    assert all(command["description"] and command["steps"] for command in orb["commands"].values())
+    tests = {**parse(sources[".circleci/test.yml"]).data, "orbs": {"aws-oidc": orb}}
+    reading = understand(tests)
+    assert {run.name for run in reading.runs} == {"test-login", "test-login-in-a-small-image", "aws-oidc/run"}
+    assert all(run.how == (How.OIDC,) for run in reading.runs), "every test logs in before it uses AWS"
+    assert understand({**orb["examples"]["log-in"]["usage"], "orbs": {"aws-oidc": orb}}).runs[0].how == (How.OIDC,)
+    for name, text in sources.items():
+        assert text.endswith("\n"), name
+        assert "AKIA" not in text
+    for command in orb["commands"].values():
+        used = set(re.findall(r"<< parameters\.(\w+) >>", repr(command["steps"])))
+        assert used == set(command["parameters"])
