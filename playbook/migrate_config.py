@@ -7,9 +7,9 @@ checkout is read or written, a file is replaced whole or not at all, and what is
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
+import shlex
 import stat
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -23,6 +23,7 @@ from playbook.circleci_config.orbs import AWS_CLI, AWS_CLI_VERSION
 from playbook.circleci_config.render import as_yaml
 from playbook.circleci_config.rewrite import Migration, Options, Reason, Verdict, migrate
 from playbook.config_branch import BranchError, Repository
+from playbook.config_diff import unified_diff
 from playbook.config_schema import schema_findings
 from playbook.errors import UsageError
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 FOLDER: Final = ".circleci"
 _SUFFIXES: Final = frozenset({".yml", ".yaml"})
-_NO_NEWLINE: Final = "\\ No newline at end of file\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Outcome:
 
     def diff(self) -> str:
         """The change as a unified diff that `git apply` takes at the checkout's root; empty when there is none."""
-        return "".join(_diff(*text) for text in self.texts())
+        return "".join(unified_diff(*text) for text in self.texts())
 
 
 # --- Finding --------------------------------------------------------------------------------------------------------
@@ -199,14 +199,6 @@ def _refused(outcome: Outcome, reason: str) -> Outcome:
     return replace(outcome, verdict=Verdict.REFUSED, reasons=(*outcome.reasons, Reason(text=reason)))
 
 
-def _diff(name: str, before: str, after: str) -> str:
-    source = f"a/{name}" if before else "/dev/null"
-    # The parser takes no line break but LF and CRLF, so these are the lines that git sees.
-    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    lines = difflib.unified_diff(old, new, source, f"b/{name}")
-    return "".join(line if line.endswith("\n") else f"{line}\n{_NO_NEWLINE}" for line in lines)
-
-
 # --- Delivering -----------------------------------------------------------------------------------------------------
 
 
@@ -242,12 +234,12 @@ def _way_back(path: Path, before: bytes, keep: Path) -> str:
     """The command that brings the original back: from HEAD when it is there, else from a copy that is made now."""
     repository = Repository.around(path)
     if repository is not None and path.is_relative_to(repository.top) and repository.committed(path) == before:
-        return f"git -C {repository.top} checkout -- {path.relative_to(repository.top)}"
+        return shlex.join(["git", "-C", str(repository.top), "checkout", "--", str(path.relative_to(repository.top))])
     keep.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = keep / f"{hashlib.sha256(before).hexdigest()[:16]}-{path.name}"
     if not copy.exists():
         _replace(copy, before, 0o600)
-    return f"cp {copy} {path}"
+    return shlex.join(["cp", str(copy), str(path)])
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
@@ -308,7 +300,7 @@ def _committed(repository: Repository, outcomes: list[Outcome], branch: str, mes
     except BranchError as error:
         return [_refused(outcome, error.reason) for outcome in outcomes]
     where = f"committed as {made[:12]} on the branch {branch} of {repository.top}"
-    undo = f"git -C {repository.top} branch -D {branch}"
+    undo = shlex.join(["git", "-C", str(repository.top), "branch", "-D", branch])
     return [replace(outcome, delivered=where, undo=undo) for outcome in outcomes]
 
 

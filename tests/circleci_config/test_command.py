@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shlex
 import stat
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def run(environment, tmp_path):
 
 @pytest.fixture
 def checkout(tmp_path, environment):
-    def make(name="shop", config=CONFIG, *, git=True, **others):
+    def make(name="my shop", config=CONFIG, *, git=True, **others):
         root = tmp_path / name
         (root / ".circleci").mkdir(parents=True)
         (root / ".circleci/config.yml").write_text(config, newline="")
@@ -186,7 +187,7 @@ def test_writing_keeps_the_mode_says_how_to_undo_and_does_nothing_twice(run, che
 
 def undo(done):
     (command,) = [line.split("undo: ")[1] for line in done.stderr.splitlines() if "undo: " in line]
-    subprocess.run(command.split(), check=True, timeout=60, capture_output=True)
+    subprocess.run(shlex.split(command), check=True, timeout=60, capture_output=True)
 
 
 @pytest.mark.parametrize("case", [False, True])
