@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from playbook.circleci_config import orbs as known
 from playbook.circleci_config.as_orb import inline_orb, inline_step
 from playbook.circleci_config.document import Alias
-from playbook.circleci_config.edit import InsertItem, InsertKey, RemoveItem, Replace
+from playbook.circleci_config.edit import InsertItem, InsertKey, RemoveItem, RemoveKey, Replace
 from playbook.circleci_config.login import orb_parameters, plain_step
 from playbook.circleci_config.options import Refusal
 from playbook.circleci_config.understand import Platform, What, as_list, as_mapping, as_texts
@@ -102,7 +102,13 @@ class Logins:
         if run.entry:
             self._entries.setdefault(run.entry, {})["context"] = context
             return
-        workflow = {run.job: {"jobs": [{run.job: {"context": context}}]}}
+        settings: dict[str, Any] = {"context": context}
+        job = as_mapping(self._wanted.at(("jobs", run.job)))
+        if "branches" in job:
+            # Which branches a job is built for is its own word only while there is no workflow.
+            settings["filters"] = {"branches": job["branches"]}
+            self._wanted.want(RemoveKey(("jobs", run.job, "branches")))
+        workflow = {run.job: {"jobs": [{run.job: settings}]}}
         self._wanted.want(InsertKey((), "workflows", workflow), "workflows")
         self._wanted.note("it had no workflow; one is added, because a context belongs to a workflow's job")
 

@@ -20,9 +20,9 @@ from playbook.circleci_config.invocations import Invocations, named_profile
 from playbook.circleci_config.login import Login, problem
 from playbook.circleci_config.logins import Logins, step_of
 from playbook.circleci_config.options import Options, Refusal
-from playbook.circleci_config.shell import Form
+from playbook.circleci_config.shell import OPAQUE, Form
 from playbook.circleci_config.splices import spliced
-from playbook.circleci_config.understand import Reading, What, is_stored, understand
+from playbook.circleci_config.understand import ASSUMED, Reading, What, is_stored, understand
 from playbook.circleci_config.wanted import Wanted
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Migration", "Options", "Reason", "Verdict", "migrate"]
 
 _OLD_VERSIONS: Final = frozenset({"2", "2.0"})
+_LISTED_MAX: Final = 5
 
 
 class Verdict(StrEnum):
@@ -174,15 +175,26 @@ class _Planner:
         if len(used) > 1:
             listed = "; ".join(f"{source} in {', '.join(sorted(runs))}" for source, runs in sorted(used.items()))
             self._wanted.note(f"jobs that used different keys each take the role that is given for them: {listed}")
+        self._note_unseen()
         for run in self._reading.static_runs:
             for event in run.events:
                 if event.what is What.HIDDEN or (event.what is What.USE and "for which the AWS CLI" in event.detail):
                     self._wanted.note(f"{run.job}: what {event.detail} does is out of sight")
+                elif event.what is What.USE and event.detail.endswith(ASSUMED):
+                    self._wanted.note(f"{run.job}: {event.detail}, as nothing names another cloud")
                 elif event.what is What.OTHER_KEY:
                     self._wanted.note(f"{run.job}: it hands on {event.detail}, a further key that no login replaces")
                 elif event.what is What.COMPOSE:
                     self._wanted.note(f"{run.job}: the compose file must hand AWS_SESSION_TOKEN on beside the key")
         return self._wanted.notes
+
+    def _note_unseen(self) -> None:
+        others = (run for run in self._reading.runs if not run.how)
+        unseen = {run.job: run.hidden for run in others if run.hidden}
+        if unseen:
+            listed = ", ".join(f"{job} ({', '.join(hidden[:2])})" for job, hidden in list(unseen.items())[:_LISTED_MAX])
+            more = f" and {len(unseen) - _LISTED_MAX} more" if len(unseen) > _LISTED_MAX else ""
+            self._wanted.note(f"left as they are, for what they run is out of sight: {listed}{more}")
 
     # --- One run ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +303,10 @@ class _Planner:
         changed = scripts.rewritten(original)
         if changed.obstacles:
             raise Refusal(f"{run.name}: {changed.obstacles[0]}", event.path)
+        if line.source == OPAQUE:
+            self._wanted.note(
+                f"{run.job}: what else its credentials file held, such as further profiles, is out of sight"
+            )
         for note in changed.notes:
             self._wanted.note(f"{run.name}: {note}")
         step = step_of(event.path)

@@ -22,6 +22,8 @@ KEY_NAMES: Final = frozenset({KEY_ID, SECRET_KEY, SESSION, "AWS_SECURITY_TOKEN"}
 _NAMES: Final = r"(?:AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_SECURITY_TOKEN)"
 _FILE_NAMES: Final = r"(?:aws_access_key_id|aws_secret_access_key|aws_session_token)"
 VALUE: Final = r"(?:\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|[^\s\"';&|])+"
+OPAQUE: Final = "a file"
+"""Where a key comes from that a whole credentials file brings."""
 REAL_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b")
 _REFERENCE: Final = re.compile(r"\$\{?!?(?P<name>[A-Za-z_<][\w.<> -]*?)(?::?-[^}]*)?\}?")
 _CHAIN: Final = re.compile(r"assume-role\b|assume_role\b|AssumeRole\b|\.Credentials\b|sts_|get-session-token")
@@ -107,9 +109,11 @@ _INSTALLS: Final = re.compile(
 )
 _ECR: Final = re.compile(r"\bdocker\s+(?:login|push|pull)\b[^;&|]*\.dkr\.ecr\.")
 _MENTION: Final = re.compile(r"\$\{?AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY)\b")
+_WRAPS_TERRAFORM: Final = re.compile(r"(?:^|[/_-])(?:tf|terraform|terragrunt|packer)[-_.][\w-]*\.(?:sh|bash|py)$")
 _SCRIPT: Final = re.compile(
     r"(?:^|[;&|(]|\b(?:then|do|else|sudo|bash|sh|source|python3?|node|ruby)\s)\s*(?:-\S+\s+)*"
-    r"(?P<script>\.{0,2}/?(?:[\w.<>${}-]+/)*[\w.<>${}-]+\.(?:sh|bash|py|js|rb|ps1)|make\s+[\w<>.${} -]+"
+    r"(?P<script>\.{0,2}/?(?:[\w.<>${}-]+/)*[\w.<>${}-]+\.(?:sh|bash|py|js|rb|ps1)"
+    r"|\.{1,2}/(?!aws/install)[\w.<>${}/-]+|make\s+[\w<>.${} -]+"
     r"|(?:npm run|yarn run|npm run-script|rake|bundle exec rake|bundle exec fastlane|gulp|grunt)\s+[\w:<>.${}-]+)"
 )
 
@@ -238,6 +242,9 @@ def read(script: str) -> Shell:
             first_use = line.first if first_use < 0 and use.startswith("aws ") else first_use
         for use in _named(line.text, _MAYBE):
             maybe[use] = None
+    found_scripts = (found["script"].strip() for line in lines for found in _SCRIPT.finditer(line.text))
+    scripts = tuple(dict.fromkeys(found_scripts))
+    maybe |= {script: None for script in scripts if _WRAPS_TERRAFORM.search(script)}
     return Shell(
         uses=tuple(uses),
         maybe=tuple(maybe),
@@ -245,9 +252,7 @@ def read(script: str) -> Shell:
         keys=keys,
         oidc=any(_OIDC.search(line.text) for line in lines),
         chain=any(re.search(r"\bassume-role\b(?!-with)", line.text) for line in lines),
-        scripts=tuple(
-            dict.fromkeys(found["script"].strip() for line in lines for found in _SCRIPT.finditer(line.text))
-        ),
+        scripts=scripts,
         profiles=tuple(dict.fromkeys(profile for line in lines for profile in _profiles(line.text))),
         obstacles=tuple(dict.fromkeys(found for line in lines for found in _obstacles(line.text))),
         disturbs=any(DISTURBS.search(line.text) for line in lines),
@@ -301,6 +306,8 @@ def _uses(text: str) -> Iterator[str]:
     if re.search(r"\baws\s+configure\s+(?!set|get|list|export|import|add)", line + " "):
         yield "aws configure"
     yield from _named(line, _TOOLS)
+    if re.search(r"\s-t\s+aws://", line):
+        yield "inspec of aws://"
     if _ECR.search(line):
         yield "docker with ECR"
     if _MENTION.search(line):
@@ -468,7 +475,7 @@ def _file_keys(line: Line, assigned: set[str]) -> Iterator[KeyLine]:
             form=Form.FILE,
             name="",
             origin=derived,
-            source="a file",
+            source=OPAQUE,
             profile=named,
             lasting=True,
         )

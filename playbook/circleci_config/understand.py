@@ -44,13 +44,22 @@ _NO_UNZIP: Final = re.compile(
 )
 """Images with a shell and often curl, but without the unzip that the orb's installation needs."""
 _DEBIAN_HINT: Final = re.compile(r"^(?:cimg|circleci)/")
-_GOOGLE: Final = re.compile(r"gcloud|google|gcp\b|azurerm|\baz login|ARM_CLIENT", re.IGNORECASE)
+_OTHER_CLOUD: Final = re.compile(
+    r"gcloud|google|gcp(?![a-z])|gcs(?![a-z])|azure|\baz login|ARM_CLIENT|digitalocean|hcloud|linode|openstack"
+    r"|cloudflare",
+    re.IGNORECASE,
+)
+_TERRAFORM: Final = re.compile(r"terraform|terragrunt|tofu")
+"""Where nothing names another cloud it is taken to be AWS's: whoever asks for a role of AWS has it there."""
 _AWS_WORD: Final = re.compile(r"(?<![a-z])aws(?![a-z])|amazonaws|AWS_|\.dkr\.ecr|s3://", re.IGNORECASE)
 _DEPLOYS: Final = re.compile(
-    r"deploy|publish|push|upload|release|terraform|aws|ecr|s3|infra|provision|destroy|sync", re.IGNORECASE
+    r"deploy|publish|push|upload|release|terraform|aws|ecr|s3|infra|provision|destroy|sync|cdn|invalidat", re.IGNORECASE
 )
 """Scripts that a job with the AWS CLI is likely to have it for."""
 _WORKSPACE_CREDENTIALS: Final = re.compile(r"\.aws\b")
+
+
+ASSUMED: Final = ", taken to be AWS's"
 
 
 class What(StrEnum):
@@ -766,13 +775,15 @@ def _needed_by(
 def _settled(run: Run, *, speaks: bool, text: str) -> Run:
     """Settle what depends on the rest: a tool of many clouds, and a job that only installs the AWS CLI."""
     own = bool(_AWS_WORD.search(text)) or any(_AWS_WORD.search(context) for context in run.contexts)
-    other = bool(_GOOGLE.search(text)) and not own
+    other = bool(_OTHER_CLOUD.search(text)) and not own
     aws = own or (speaks and not other)
     certain = any(event.what in {What.USE, What.OIDC, What.LOGIN, What.ORB} for event in run.events)
     events: list[Event] = []
     for event in run.events:
         if event.what is What.MAYBE:
-            events.append(replace(event, what=What.USE) if aws else event)
+            assumed = not aws and not other and bool(_TERRAFORM.search(event.detail))
+            detail = f"{event.detail}{ASSUMED}" if assumed else event.detail
+            events.append(replace(event, what=What.USE, detail=detail) if aws or assumed else event)
         elif event.what is What.SCRIPT and not certain and _installs(run) and _DEPLOYS.search(event.detail):
             events += [
                 replace(event, what=What.USE, detail=f"{event.detail}, for which the AWS CLI is installed"),

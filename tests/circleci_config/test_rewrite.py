@@ -311,6 +311,10 @@ def test_a_file_without_a_workflow_gets_one_for_its_context():
     text = config("      - run: aws s3 ls", version="2", workflow="").replace("  job:", "  build:")
     data = parse(migrated(text).after).data
     assert data["workflows"] == {"build": {"jobs": [{"build": {"context": "aws-oidc"}}]}}
+    limited = text.replace("    steps:", "    branches: {only: main}\n    steps:")
+    data = parse(migrated(limited).after).data
+    assert data["workflows"]["build"]["jobs"][0]["build"]["filters"] == {"branches": {"only": "main"}}
+    assert "branches" not in data["jobs"]["build"]
     assert "workflows" not in parse(migrated(text, replace(OPTIONS, context="")).after).data
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from playbook.circleci_config import shell
 from playbook.circleci_config.document import parse
 from playbook.circleci_config.shell import Form, Origin
-from playbook.circleci_config.understand import How, Platform, What, understand
+from playbook.circleci_config.understand import ASSUMED, How, Platform, What, understand
 
 WORKFLOW = "workflows: {main: {jobs: [job]}}\n"
 WITH_CONTEXT = "workflows: {main: {jobs: [job: {context: [aws, other]}]}}\n"
@@ -56,7 +56,7 @@ def how(text):
         ("      - run: AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test aws s3 ls", ()),
         ("      - run: |\n          export AWS_ACCESS_KEY_ID=foo\n          aws dynamodb list-tables", ()),
         ("      - run: |\n          # aws s3 ls\n          true", ()),
-        ("      - run: terraform plan", ()),
+        ("      - run: make", ()),
     ],
 )  # fmt: skip
 def test_a_script(steps, expected):
@@ -67,6 +67,14 @@ def test_a_tool_of_many_clouds_counts_where_the_job_speaks_of_aws():
     assert how(job("      - run: terraform apply", workflow=WITH_CONTEXT)) == (How.CONTEXT,)
     assert how(job("      - run: cd aws && terraform apply")) == (How.IMPLICIT,)
     assert how(job("      - run: gcloud auth login && terraform apply")) == ()
+    assert how(job("      - run: pulumi up")) == ()
+
+
+def test_terraform_is_taken_to_be_of_aws_where_nothing_names_another_cloud():
+    (run,) = understand(parse(job("      - run: terraform apply")).data).runs
+    assert run.how == (How.IMPLICIT,)
+    assert run.uses[0].detail.endswith(ASSUMED)
+    assert how(job("      - run: terraform fmt -check && terraform validate")) == ()
 
 
 def test_a_key_of_a_job_that_talks_to_a_stand_in_is_none():
