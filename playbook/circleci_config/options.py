@@ -20,6 +20,8 @@ class Options:
     """The ARN of a role, or a `$VARIABLE` that the jobs' context holds."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """By job name, where one job takes another role."""
+    also: frozenset[str] = frozenset()
+    """Jobs that reach AWS though the file does not show it, because a script of theirs does."""
     context: str = ""
     """Added to the workflow's jobs; empty leaves their contexts as they are."""
     region: str = ""

@@ -71,10 +71,10 @@ def migrate(document: Document, options: Options) -> Migration:
     """Move one configuration to OIDC; never raises for what a file says."""
     before = spliced(document, [])
     reading = understand(document.data)
-    if not reading.static_runs:
+    planner = _Planner(document, reading, options)
+    if not planner.runs:
         reason = Reason(text=_why_nothing(reading))
         return Migration(verdict=Verdict.NOTHING, before=before, after=before, reasons=(reason,), reading=reading)
-    planner = _Planner(document, reading, options)
     after = before
     reasons: tuple[Reason, ...] = ()
     files: Mapping[str, str] = {}
@@ -82,7 +82,7 @@ def migrate(document: Document, options: Options) -> Migration:
         after = apply(document, planner.edits())
         if planner.dynamic:
             files = {CONTINUED: after}
-            after = planner.dynamic.setup(planner.login(reading.static_runs[0]))
+            after = planner.dynamic.setup(planner.login(planner.runs[0]))
         reasons = _left([after, *files.values()])
     except Refusal as refusal:
         line = document.line(refusal.path) if refusal.path and refusal.path in document else None
@@ -131,6 +131,8 @@ class _Planner:
         self._logins = Logins(self._wanted, options)
         self._invocations = Invocations(self._wanted, reading, self._logins)
         self.dynamic = DynamicImages(self._wanted, options)
+        self.runs = tuple(run for run in reading.runs if run.static or self._is_named(run))
+        """What is to be moved: what is seen to need a key, and what the caller says reaches AWS."""
 
     def edits(self) -> list[Edit]:
         """Every edit; raises `Refusal`."""
@@ -139,13 +141,13 @@ class _Planner:
             raise Refusal(
                 "its version is none of 2 and 2.1, so it is no configuration that CircleCI runs", ("version",)
             )
-        for run in self._reading.static_runs:
+        for run in self.runs:
             if wrong := problem(self.login(run)):
                 raise Refusal(wrong)
             self._run(run)
             self._logins.context(run)
         self._logins.want_all()
-        self._invocations.upgrade(self.login(self._reading.static_runs[0]))
+        self._invocations.upgrade(self.login(self.runs[0]))
         self._invocations.want_all()
         if self.dynamic:
             self.dynamic.want_all()
@@ -166,17 +168,20 @@ class _Planner:
             duration=options.session_duration,
         )
 
+    def _is_named(self, run: Run) -> bool:
+        return bool(self._options.also & {run.name, run.job}) and not run.logs_in and not run.uses and bool(run.steps)
+
     def notes(self) -> tuple[str, ...]:
         """What somebody must know besides."""
         used: dict[str, set[str]] = {}
-        for run in self._reading.static_runs:
+        for run in self.runs:
             for source in keys.sources(run):
                 used.setdefault(source, set()).add(run.name)
         if len(used) > 1:
             listed = "; ".join(f"{source} in {', '.join(sorted(runs))}" for source, runs in sorted(used.items()))
             self._wanted.note(f"jobs that used different keys each take the role that is given for them: {listed}")
         self._note_unseen()
-        for run in self._reading.static_runs:
+        for run in self.runs:
             for event in run.events:
                 if event.what is What.HIDDEN or (event.what is What.USE and "for which the AWS CLI" in event.detail):
                     self._wanted.note(f"{run.job}: what {event.detail} does is out of sight")
@@ -189,7 +194,7 @@ class _Planner:
         return self._wanted.notes
 
     def _note_unseen(self) -> None:
-        others = (run for run in self._reading.runs if not run.how)
+        others = (run for run in self._reading.runs if not run.how and run not in self.runs)
         unseen = {run.job: run.hidden for run in others if run.hidden}
         if unseen:
             listed = ", ".join(f"{job} ({', '.join(hidden[:2])})" for job, hidden in list(unseen.items())[:_LISTED_MAX])
@@ -209,7 +214,7 @@ class _Planner:
             if event.what is What.ENVIRONMENT:
                 keyed = keyed or event
             logged = self._event(event, run, login, logged=logged)
-        if keyed is not None and not logged:
+        if not logged and (keyed is not None or self._is_named(run)):
             self._logins.insert(_somewhere(keyed, run), run, login)
 
     def _event(self, event: Event, run: Run, login: Login, *, logged: bool) -> bool:
@@ -331,9 +336,9 @@ def _check_in_sight(event: Event) -> None:
         raise Refusal("a login stands in an inline orb, whose own orbs are not upgraded", event.path)
 
 
-def _somewhere(keyed: Event, run: Run) -> KeyPath:
-    """A place for the login of a job in which no use is seen: before the step that had the key, or after the code."""
-    if isinstance(keyed.top[-1], int) and keyed.top[: len(run.steps)] == run.steps:
+def _somewhere(keyed: Event | None, run: Run) -> KeyPath:
+    """A place for the login of a job in which no use is seen: before the step that had the key, else after the code."""
+    if keyed is not None and isinstance(keyed.top[-1], int) and keyed.top[: len(run.steps)] == run.steps:
         return keyed.top
     brings = {What.CHECKOUT, What.WORKSPACE_IN}
     after = [event.top for event in run.events if event.what in brings and event.top[:-1] == run.steps]

@@ -388,6 +388,65 @@ workflows: {main: {jobs: [one, two]}}
     assert [jobs[name]["steps"][0]["aws-cli/setup"]["role_arn"] for name in ("one", "two")] == [ROLE, "$ROLE_TWO"]
 
 
+def test_options_that_reach_docker_through_a_parameter_bring_the_token():
+    text = """\
+version: 2.1
+commands:
+  in-docker:
+    parameters: {options: {type: string}}
+    steps:
+      - run: docker run << parameters.options >> image
+jobs:
+  job:
+    docker: [image: cimg/base:current]
+    steps:
+      - in-docker:
+          options: >-
+            --init
+            --env=AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID
+            --env=AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY
+            --env=X=1
+workflows: {main: {jobs: [job]}}
+"""
+    after = migrated(text).after
+    assert parse(after).data["jobs"]["job"]["steps"][1]["in-docker"]["options"].split(" --env=") == [
+        "--init",
+        "AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN=$AWS_SESSION_TOKEN",
+        "X=1",
+    ]
+    assert "          options: >-\n            --init\n" in after, "the folded text stays folded"
+
+
+def test_what_a_person_must_know_is_noted():
+    text = config(
+        "      - run: AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID docker-compose up\n"
+        "      - run: ./deploy.sh --key $APP_AWS_ACCESS_KEY_ID\n"
+        "      - run: terraform apply"
+    )
+    notes = " ".join(migrated(text).notes)
+    for words in ("compose file", "APP_AWS_ACCESS_KEY_ID"):
+        assert words in notes, words
+    assert "names another cloud" in " ".join(migrated(config("      - run: terraform apply")).notes)
+    assert "small" not in notes
+    plain = migrated(config("      - run: aws s3 ls", image="alpine:3.20"))
+    assert "no bash" in " ".join(plain.notes)
+
+
+def test_a_region_that_the_job_sets_is_left_to_it():
+    script = "      - run: echo 'export AWS_DEFAULT_REGION=eu-north-1' >> $BASH_ENV\n      - run: aws s3 ls"
+    steps = steps_of(config(script), replace(OPTIONS, region="us-east-1"))
+    assert steps[1] == {"aws-cli/setup": {"role_arn": ROLE}}
+
+
+def test_a_job_whose_script_reaches_aws_may_be_named():
+    text = config("      - checkout\n      - run: .circleci/build.sh")
+    assert migrate(parse(text), OPTIONS).verdict is Verdict.NOTHING
+    steps = steps_of(text, replace(OPTIONS, also=frozenset({"job"})))
+    assert steps == ["checkout", {"aws-cli/setup": {"role_arn": ROLE}}, {"run": ".circleci/build.sh"}]
+
+
 def test_a_place_that_another_job_shares_is_refused_with_its_line():
     text = """\
 version: 2.1

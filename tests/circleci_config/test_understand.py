@@ -47,6 +47,9 @@ def how(text):
          "          export AWS_ACCESS_KEY_ID=$(echo $role | jq .Credentials.AccessKeyId)",
          (How.IMPLICIT, How.CHAIN)),
         ("      - run:\n          command: make\n          environment: {AWS_ACCESS_KEY_ID: $K}", (How.ENVIRONMENT,)),
+        ("      - run: export ENV=`eb list | grep x`", (How.IMPLICIT,)),
+        ("      - run: pipenv run aws s3 ls", (How.IMPLICIT,)),
+        ("      - run: inspec exec tests -t aws://us-east-1", (How.IMPLICIT,)),
         # None of these reaches AWS.
         ("      - run: echo aws s3 ls", ()),
         ("      - run: pip install awscli", ()),
