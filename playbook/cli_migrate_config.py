@@ -163,7 +163,7 @@ def _migrate(screen: Screen, found: Sequence[Any], asked: Options, options: Mapp
         outcomes = work.write(outcomes, _originals(options["folder"]))
     code = _code(outcomes)
     if options["as_json"]:
-        screen.document(json.dumps(_document(outcomes, code, orb), indent=2) + "\n")
+        screen.document(json.dumps(_document(outcomes, asked, code, orb), indent=2) + "\n")
     else:
         _show_diffs(screen, [outcome for outcome in outcomes if not outcome.delivered])
         _show_by_hand(screen, outcomes, asked)
@@ -204,13 +204,13 @@ def _orb_sources(as_orb: str | None) -> list[str]:
     return [str(path) for path in write_orb(Path(as_orb))]
 
 
-def _document(outcomes: Sequence[Outcome], code: ExitCode, orb: Sequence[str]) -> dict[str, Any]:
+def _document(outcomes: Sequence[Outcome], asked: Options, code: ExitCode, orb: Sequence[str]) -> dict[str, Any]:
     from playbook.migrate_config import as_document  # noqa: PLC0415  # not for --help
 
     return {
         "schema": 1,
         "exit_code": int(code),
-        "files": [as_document(outcome) for outcome in outcomes],
+        "files": [as_document(outcome, asked) for outcome in outcomes],
         "orb_sources": list(orb),
     }
 
@@ -238,11 +238,13 @@ def _show_by_hand(screen: Screen, outcomes: Sequence[Outcome], asked: Options) -
     from playbook.migrate_config import by_hand  # noqa: PLC0415  # not for --help
 
     for outcome in outcomes:
-        snippet = by_hand(outcome, asked)
-        if snippet:
-            screen.say(f"\n{outcome.target.path} is left as it is. By hand it takes this, with the old keys taken out:")
-            for line in snippet.splitlines():
-                screen.say(f"    {line}")
+        patch = by_hand(outcome, asked)
+        if patch:
+            screen.say(
+                f"\n{outcome.target.path} is left as it is. A patch to go on from by hand; take the old keys out:"
+            )
+            for line in patch.splitlines():
+                screen.say(f"    {_visible(line)}")
 
 
 def _summarise(screen: Screen, outcomes: Sequence[Outcome], orb: Sequence[str]) -> None:

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from playbook.circleci_config import as_orb
+from playbook.circleci_config.by_hand import begun
 from playbook.circleci_config.document import SIZE_MAX, ConfigError, parse
-from playbook.circleci_config.login import Login, orb_parameters
-from playbook.circleci_config.orbs import AWS_CLI, AWS_CLI_VERSION
-from playbook.circleci_config.render import as_yaml
 from playbook.circleci_config.rewrite import Migration, Options, Reason, Verdict, migrate
 from playbook.config_branch import BranchError, Repository
 from playbook.config_diff import unified_diff
@@ -320,35 +318,18 @@ def write_orb(folder: Path) -> list[Path]:
 
 
 def by_hand(outcome: Outcome, options: Options) -> str:
-    """What a person would add to a refused configuration, as YAML; empty when no job of it is known to need it."""
-    reading = outcome.migration.reading if outcome.migration is not None else None
-    if outcome.verdict is not Verdict.REFUSED or reading is None:
+    """For a refused configuration a patch to go on from, which logs in the jobs that need it; empty for none."""
+    migration = outcome.migration
+    if outcome.verdict is not Verdict.REFUSED or migration is None:
         return ""
-    login = Login(
-        role=options.role_arn,
-        region=options.region,
-        session_name=options.session_name,
-        duration=options.session_duration,
-    )
-    step = {"aws-cli/setup": orb_parameters(login, hyphens=False)}
-    jobs: dict[str, Any] = {}
-    workflows: dict[str, Any] = {}
-    for run in reading.static_runs:
-        role = options.roles.get(run.job, options.role_arn)
-        own = {"aws-cli/setup": {**step["aws-cli/setup"], "role_arn": role}}
-        if run.steps:
-            jobs[run.job] = {"steps": ["checkout", own]}
-        if options.context and run.workflow:
-            contexts = list(dict.fromkeys((*run.contexts, options.context)))
-            workflows.setdefault(run.workflow, {"jobs": []})["jobs"].append({run.name: {"context": contexts}})
-    wanted = {"orbs": {"aws-cli": f"{AWS_CLI}@{AWS_CLI_VERSION}"}, "jobs": jobs, "workflows": workflows}
-    return as_yaml({key: value for key, value in wanted.items() if value}) if jobs or workflows else ""
+    text = begun(parse(migration.before), migration.reading, options)
+    return unified_diff(outcome.target.name, migration.before, text)
 
 
 # --- Telling --------------------------------------------------------------------------------------------------------
 
 
-def as_document(outcome: Outcome) -> dict[str, Any]:
+def as_document(outcome: Outcome, options: Options) -> dict[str, Any]:
     """One outcome for a machine."""
     migration = outcome.migration
     return {
@@ -361,6 +342,7 @@ def as_document(outcome: Outcome) -> dict[str, Any]:
         "undo": outcome.undo or None,
         "files": list(outcome.files),
         "diff": outcome.diff() or None,
+        "by_hand": by_hand(outcome, options) or None,
     }
 
 

@@ -332,6 +332,20 @@ class Document:
             node = target(slot.value)
         return anchored if anchored.anchor else node
 
+    def home(self, node: Solid) -> tuple[Mapping | Sequence, int] | None:
+        """Where a node itself is written, not an alias of it; None for the root."""
+        return self._homes.get(id(node))
+
+    @cached_property
+    def _homes(self) -> dict[int, tuple[Mapping | Sequence, int]]:
+        return {
+            id(value): (node, index)
+            for node in self.nodes()
+            if isinstance(node, Mapping | Sequence)
+            for index, value in enumerate(_values(node))
+            if not isinstance(value, Alias)
+        }
+
     @cached_property
     def _line_starts(self) -> list[int]:
         return [0, *(found.end() for found in re.finditer("\n", self.text))]

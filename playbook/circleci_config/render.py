@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from playbook.circleci_config.document import Mapping, Scalar, Sequence, resolved, target
+from playbook.circleci_config.document import Mapping, Scalar, Sequence, resolved
 
 if TYPE_CHECKING:
-    from playbook.circleci_config.document import Document
+    from playbook.circleci_config.document import Document, Value
 
 _INDICATORS: Final = frozenset(",[]{}#&*!|>'\"%@`")
 _NEED_FOLLOWER: Final = frozenset("-?:")
@@ -56,30 +56,61 @@ class Block:
     rest: tuple[str, ...] = ()
 
 
-def style_of(document: Document) -> Style:
-    """The style most of a file is written in."""
-    steps: Counter[int] = Counter()
-    dashes: Counter[bool] = Counter()
-    quotes: Counter[str] = Counter()
-    for node in document.nodes():
-        if isinstance(node, Scalar):
-            quotes[node.style] += 1
-        if not isinstance(node, Mapping) or node.flow:
-            continue
-        for entry in node.entries:
-            inner = target(entry.value)
-            if inner is not entry.value or isinstance(inner, Scalar) or inner.flow:
-                continue
-            offset = column(document.text, inner.body) - column(document.text, entry.key.start)
-            if isinstance(inner, Sequence):
-                dashes[offset == 0] += 1
-            elif offset > 0:
-                steps[offset] += 1
-    return Style(
-        step=steps.most_common(1)[0][0] if steps else _STEP,
-        indentless=dashes[True] > dashes[False],
-        quote="'" if quotes["'"] > quotes['"'] else '"',
-    )
+class Habits:
+    """How a file is written, near one place of it: what stands nearest speaks before what stands far."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._known: dict[int, tuple[Counter[int], Counter[bool]]] = {}
+        quotes = Counter(node.style for node in document.nodes() if isinstance(node, Scalar))
+        self._quote = "'" if quotes["'"] > quotes['"'] else '"'
+
+    def near(self, node: Mapping | Sequence, old: Value | None = None) -> Style:
+        """The style for something new in a mapping or list; `old` is the value it takes the place of."""
+        steps, dashes = self._of_list(old)
+        place: Mapping | Sequence | None = node
+        while place is not None and not (steps and dashes):
+            more_steps, more_dashes = self._of(place)
+            steps, dashes = steps or more_steps, dashes or more_dashes
+            home = self._document.home(place)
+            place = home[0] if home is not None else None
+        return Style(
+            step=steps.most_common(1)[0][0] if steps else _STEP,
+            indentless=dashes[True] > dashes[False],
+            quote=self._quote,
+        )
+
+    def _of_list(self, old: Value | None) -> tuple[Counter[int], Counter[bool]]:
+        """Where the dashes of a list that is replaced stand."""
+        home = self._document.home(old) if isinstance(old, Sequence) and not old.flow else None
+        if home is None or not isinstance(home[0], Mapping) or old is None:
+            return Counter(), Counter()
+        offset = self._column(old.body) - self._column(home[0].entries[home[1]].key.start)
+        return Counter(), Counter([offset == 0])
+
+    def _of(self, node: Mapping | Sequence) -> tuple[Counter[int], Counter[bool]]:
+        """The habits of everything in one mapping or list; each is counted once for all who ask."""
+        if id(node) not in self._known:
+            steps: Counter[int] = Counter()
+            dashes: Counter[bool] = Counter()
+            for entry in node.entries if isinstance(node, Mapping) and not node.flow else ():
+                inner = entry.value
+                if isinstance(inner, Mapping | Sequence) and not inner.flow:
+                    offset = self._column(inner.body) - self._column(entry.key.start)
+                    if isinstance(inner, Sequence):
+                        dashes[offset == 0] += 1
+                    elif offset > 0:
+                        steps[offset] += 1
+            for value in (entry.value for entry in node.entries) if isinstance(node, Mapping) else node.items:
+                if isinstance(value, Mapping | Sequence):
+                    inside = self._of(value)
+                    steps += inside[0]
+                    dashes += inside[1]
+            self._known[id(node)] = steps, dashes
+        return self._known[id(node)]
+
+    def _column(self, position: int) -> int:
+        return column(self._document.text, position)
 
 
 def column(text: str, position: int) -> int:
@@ -165,11 +196,6 @@ def _literal(text: str, at: int) -> Block:
         return Block(quoted(text, '"'))
     chomp = "-" if body == text else ""
     return Block(f"|{chomp}", tuple(f"{' ' * at}{line}" if line else "" for line in lines))
-
-
-def as_yaml(value: MappingABC[str, Any]) -> str:
-    """A whole mapping as YAML of two spaces."""
-    return "".join(f"{line}\n" for line in _mapping(value, 0, Style()))
 
 
 # --- One line -------------------------------------------------------------------------------------------------------

@@ -24,14 +24,14 @@ from playbook.circleci_config.changes import (
     text_after,
 )
 from playbook.circleci_config.document import Alias, Entry, KeyPath, Mapping, Scalar, Sequence, Slot, skip_blank, target
-from playbook.circleci_config.render import Block, Style
+from playbook.circleci_config.render import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Sequence as SequenceABC
 
     from playbook.circleci_config.changes import Edit, Removal, TextEdit
-    from playbook.circleci_config.document import Document, Value
+    from playbook.circleci_config.document import Document, Solid, Value
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Splicer:
         self._document = document
         self._text = document.text
         self._newline = document.newline
-        self._style: Style = render.style_of(document)
+        self._habits = render.Habits(document)
         self._leaving: dict[int, set[int]] = {}
         """By the identity of a mapping or list, the places in it that go."""
         self._gone_spans: list[tuple[int, int]] = []
@@ -187,19 +187,19 @@ class Splicer:
         if slot.holder is None:
             raise EditRefused("the whole document cannot be replaced")
         value: Value = target(slot.value) if edit.users else slot.value
-        holder, index = (slot.holder, slot.index) if value is slot.value else self._home(value)
+        holder, index = (slot.holder, slot.index) if value is slot.value else self._home(target(value))
         self._check_anchors_inside(value, edit)
         if holder.flow:
             return [self._replace_in_flow(holder, index, value, edit)]
         if isinstance(holder, Mapping):
             column = self._column(holder.entries[index].key.start)
-            block = render.under_key(edit.value, column, self._style)
+            block = render.under_key(edit.value, column, self._habits.near(holder, value))
             return self._put(self._colon(holder.entries[index]) + 1, value, self._kept(block, value, edit), column)
         dash = self._dash(holder, index)
         column = self._column(dash)
         same_line = value.body < self._next_line(dash) and value.end > dash + 1
         gap = value.start - dash - 1 if same_line else 1
-        block = render.under_dash(edit.value, column + 1 + gap, self._style)
+        block = render.under_dash(edit.value, column + 1 + gap, self._habits.near(holder))
         if value.anchor and _is_block(edit.value):
             # An anchor on the line of the first key or dash would be that one's.
             block = Block("", (" " * (column + 1 + gap) + block.first, *block.rest))
@@ -213,16 +213,11 @@ class Splicer:
         empty = Replace(edit.path, {} if isinstance(edit.holder, Mapping) else [])
         return self._replace(Slot(holder=holder, index=index, value=edit.holder), empty)
 
-    def _home(self, value: Value) -> tuple[Mapping | Sequence, int]:
-        """Where a node itself is written."""
-        for node in self._document.nodes():
-            values = (
-                [entry.value for entry in node.entries] if isinstance(node, Mapping) else getattr(node, "items", [])
-            )
-            for index, candidate in enumerate(values):
-                if candidate is value and isinstance(node, Mapping | Sequence):
-                    return node, index
-        raise EditRefused("the whole document cannot be replaced")
+    def _home(self, node: Solid) -> tuple[Mapping | Sequence, int]:
+        home = self._document.home(node)
+        if home is None:
+            raise EditRefused("the whole document cannot be replaced")
+        return home
 
     def _kept(self, block: Block, old: Value, edit: Replace) -> Block:
         """The new value with the old one's anchor, and its quotes when both are texts on one line."""
@@ -251,7 +246,7 @@ class Splicer:
         return [(after, old.end, first), *([(line, line, below)] if below else [])]
 
     def _replace_in_flow(self, holder: Mapping | Sequence, index: int, old: Value, edit: Replace) -> _Span:
-        text = self._kept(Block(render.flow(edit.value, self._style)), old, edit).first
+        text = self._kept(Block(render.flow(edit.value, self._habits.near(holder))), old, edit).first
         if isinstance(holder, Mapping) and old.start == old.end:
             colon = self._colon(holder.entries[index])
             return (colon + 1, colon + 1, f" {text}")
@@ -286,7 +281,7 @@ class Splicer:
         key = slot.holder.entries[slot.index].key
         if edit.key in slot.holder.own:
             raise EditRefused(f"there is a key {edit.key} already", line=self._document.line_at(key.start))
-        text = render.scalar(edit.key, self._style, inside=slot.holder.flow)
+        text = render.scalar(edit.key, self._habits.near(slot.holder), inside=slot.holder.flow)
         if key.style in {"'", '"'}:
             text = render.quoted(edit.key, key.style)
         return [(key.body, key.end, text)]
@@ -301,12 +296,13 @@ class Splicer:
             raise EditRefused(f"{name_of(edit.path)} is not a list with such a place", path=edit.path)
         if not node.items:
             return self._replace(slot, Replace(edit.path, [edit.value], edit.users))
+        style = self._habits.near(node)
         if node.flow:
-            return [self._insert_in_flow(node, edit.index, render.flow(edit.value, self._style))]
+            return [self._insert_in_flow(node, edit.index, render.flow(edit.value, style))]
         column = self._column(self._dash(node, 0))
         gap = node.items[0].start - self._dash(node, 0) - 1
-        gap = gap if 1 <= gap <= self._style.step + 1 else 1
-        lines = render.item_lines(edit.value, column, self._style, gap=gap)
+        gap = gap if 1 <= gap <= style.step + 1 else 1
+        lines = render.item_lines(edit.value, column, style, gap=gap)
         if edit.index:
             position = self._past(node.items[edit.index - 1].end, column)
             return [(position, position, self._lines(lines))]
@@ -329,12 +325,13 @@ class Splicer:
             raise EditRefused(f"{name_of(edit.path)} has no key {edit.after}", path=edit.path)
         if edit.after in node.own:
             index = node.own[edit.after].index + 1
+        style = self._habits.near(node)
         if node.flow:
-            pair = f"{render.scalar(edit.key, self._style)}: {render.flow(edit.value, self._style)}"
+            pair = f"{render.scalar(edit.key, style)}: {render.flow(edit.value, style)}"
             return [self._insert_in_flow(node, index, pair)]
         column = self._column(node.entries[0].key.start)
         position = self._past(self._end_of(node.entries[index - 1].value, node.entries[index - 1]), column)
-        return [(position, position, self._lines(render.key_lines(edit.key, edit.value, column, self._style)))]
+        return [(position, position, self._lines(render.key_lines(edit.key, edit.value, column, style)))]
 
     def _end_of(self, value: Value, entry: Entry) -> int:
         return max(value.end, entry.key.end)

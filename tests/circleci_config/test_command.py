@@ -230,6 +230,30 @@ def test_one_that_is_refused_does_not_stop_the_others(run, checkout):
     assert run(bad, "--write").returncode == 7
 
 
+TWO_KEYS = CONFIG.replace(
+    "      - run: aws s3 sync site s3://site\n",
+    "      - run: |\n"
+    "          export AWS_ACCESS_KEY_ID=$ONE_KEY AWS_SECRET_ACCESS_KEY=$ONE_SECRET\n"
+    "          aws s3 sync site s3://one\n"
+    "          export AWS_ACCESS_KEY_ID=$TWO_KEY AWS_SECRET_ACCESS_KEY=$TWO_SECRET\n"
+    "          aws s3 sync site s3://two\n",
+)
+
+
+def test_what_is_refused_comes_with_a_patch_to_go_on_from(run, checkout):
+    root = checkout(config=TWO_KEYS)
+    done = run(root, "--json", "--write")
+    (file,) = json.loads(done.stdout)["files"]
+    assert done.returncode == 7
+    assert file["verdict"] == "refused"
+    assert file["reasons"][0]["text"]
+    assert config_of(root) == TWO_KEYS
+    assert "A patch to go on from by hand" in run(root).stderr
+    subprocess.run(["git", "apply", "-"], input=file["by_hand"].encode(), cwd=root, check=True, timeout=60)
+    assert ROLE in config_of(root)
+    assert "aws-oidc" in config_of(root)
+
+
 def test_a_link_out_of_the_checkout_is_refused(run, checkout, tmp_path):
     root = checkout()
     outside = tmp_path / "outside.yml"
