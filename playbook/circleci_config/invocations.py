@@ -135,7 +135,7 @@ class Invocations:
     def _ecr_9(self, path: KeyPath, orb: Orb, command: str, parameters: Mapping[str, Any]) -> _Invocation:
         if path in self._found:
             return self._found[path]
-        renamed, names, lost = known.ecr_9(command, parameters)
+        renamed, names, lost = known.ecr_9(orb, command, parameters)
         if lost:
             raise Refusal(
                 f"{', '.join(lost)} of aws-ecr {orb.version} has no successor in {known.AWS_ECR_VERSION}", path

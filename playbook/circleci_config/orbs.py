@@ -108,6 +108,11 @@ def oidc_version(orb: Orb) -> str | None:
     return None
 
 
+def leftover_wins(orb: Orb) -> bool:
+    """Whether a key that is left in the environment wins over the role that `aws-cli` takes."""
+    return orb.number is not None and (4, 1, 2) <= orb.number < (5, 1, 2)
+
+
 def logs_in_by_oidc(orb: Orb, command: str, parameters: Mapping[str, Any]) -> bool:
     """A step of `aws-cli` that exchanges the job's OIDC token for a role."""
     if orb.name != AWS_CLI:
@@ -229,7 +234,9 @@ _ECR_OLD_DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
 """What 6 and 7 took from the environment where a step does not say it; 9 takes other variables."""
 
 
-def ecr_9(command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+def ecr_9(
+    orb: Orb, command: str, parameters: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
     """A step or job of `aws-ecr` up to 8 in the words of 9: the parameters, old name to new, and what has no successor.
 
     `account-url` named a variable with the registry's host; 9 asks for the account, which is the host's first part.
@@ -251,6 +258,8 @@ def ecr_9(command: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], 
                 renamed[new] = changed
             else:
                 lost.append(name)
+    if command.replace("-", "_") == "build_image" and orb.major < 7:  # noqa: PLR2004  from 7 on it pushes unless told
+        renamed.setdefault("push_image", False)
     return renamed, names, tuple(lost)
 
 

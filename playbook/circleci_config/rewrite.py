@@ -74,7 +74,14 @@ def migrate(document: Document, options: Options) -> Migration:
     planner = _Planner(document, reading, options)
     if not planner.runs:
         reason = Reason(text=_why_nothing(reading))
-        return Migration(verdict=Verdict.NOTHING, before=before, after=before, reasons=(reason,), reading=reading)
+        return Migration(
+            verdict=Verdict.NOTHING,
+            before=before,
+            after=before,
+            reasons=(reason,),
+            notes=_leftovers(reading),
+            reading=reading,
+        )
     after = before
     reasons: tuple[Reason, ...] = ()
     files: Mapping[str, str] = {}
@@ -108,6 +115,17 @@ def _left(texts: list[str]) -> tuple[Reason, ...]:
     return tuple(
         Reason(text=f"the job {run.name} would still need a stored key ({', '.join(map(str, run.how))})")
         for run in runs
+    )
+
+
+def _leftovers(reading: Reading) -> tuple[str, ...]:
+    """What to know of a file whose jobs log in by OIDC already."""
+    winning = [orb for orb in reading.orbs if orb.name == known.AWS_CLI and known.leftover_wins(orb)]
+    return tuple(
+        f"with aws-cli {orb.version} a key that is still in the environment wins over the role:"
+        f" delete it, or move to {known.AWS_CLI_VERSION}"
+        for orb in winning
+        if any(run.logs_in for run in reading.runs)
     )
 
 
@@ -182,16 +200,21 @@ class _Planner:
             self._wanted.note(f"jobs that used different keys each take the role that is given for them: {listed}")
         self._note_unseen()
         for run in self.runs:
-            for event in run.events:
-                if event.what is What.HIDDEN or (event.what is What.USE and "for which the AWS CLI" in event.detail):
-                    self._wanted.note(f"{run.job}: what {event.detail} does is out of sight")
-                elif event.what is What.USE and event.detail.endswith(ASSUMED):
-                    self._wanted.note(f"{run.job}: {event.detail}, as nothing names another cloud")
-                elif event.what is What.OTHER_KEY:
-                    self._wanted.note(f"{run.job}: it hands on {event.detail}, a further key that no login replaces")
-                elif event.what is What.COMPOSE:
-                    self._wanted.note(f"{run.job}: the compose file must hand AWS_SESSION_TOKEN on beside the key")
+            self._note_run(run)
         return self._wanted.notes
+
+    def _note_run(self, run: Run) -> None:
+        if run.self_hosted:
+            self._wanted.note(f"{run.job}: its runner is your own; a role that the machine has is not used any more")
+        for event in run.events:
+            if event.what is What.HIDDEN or (event.what is What.USE and "for which the AWS CLI" in event.detail):
+                self._wanted.note(f"{run.job}: what {event.detail} does is out of sight")
+            elif event.what is What.USE and event.detail.endswith(ASSUMED):
+                self._wanted.note(f"{run.job}: {event.detail}, as nothing names another cloud")
+            elif event.what is What.OTHER_KEY:
+                self._wanted.note(f"{run.job}: it hands on {event.detail}, a further key that no login replaces")
+            elif event.what is What.COMPOSE:
+                self._wanted.note(f"{run.job}: the compose file must hand AWS_SESSION_TOKEN on beside the key")
 
     def _note_unseen(self) -> None:
         others = (run for run in self._reading.runs if not run.how and run not in self.runs)

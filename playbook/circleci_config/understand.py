@@ -697,14 +697,13 @@ class _Reader:
         if isinstance(first, Mapping):
             places.append((first.get("environment"), (*path, "docker", 0, "environment")))
         for environment, where in places:
-            pairs = as_mapping(environment).items()
-            for name, value in pairs:
+            for name, value, at in _variables(environment, where):
                 if name in shell.KEY_NAMES and not shell.dummy_value(self._text(str(value), bindings)):
-                    yield Event(what=What.ENVIRONMENT, path=(*where, name), top=top or where, detail=str(name))
+                    yield Event(what=What.ENVIRONMENT, path=at, top=top or where, detail=name)
                 elif name in {"AWS_REGION", "AWS_DEFAULT_REGION"}:
-                    yield Event(what=What.REGION, path=(*where, name), top=top or where, detail=str(value))
+                    yield Event(what=What.REGION, path=at, top=top or where, detail=str(value))
                 elif name in {"AWS_PROFILE", "AWS_DEFAULT_PROFILE"}:
-                    yield Event(what=What.PROFILE, path=(*where, name), top=top or where, detail=str(value))
+                    yield Event(what=What.PROFILE, path=at, top=top or where, detail=str(value))
 
     @staticmethod
     def _event(what: What, path: KeyPath, place: _Place, detail: str = "") -> Event:
@@ -860,8 +859,17 @@ def _looks_like_steps(value: Sequence[Any]) -> bool:
 
 
 def _has_dummy(environment: object) -> bool:
-    value = as_mapping(environment).get(shell.KEY_ID)
-    return value is not None and shell.dummy_value(str(value))
+    values = [value for name, value, _ in _variables(environment, ()) if name == shell.KEY_ID]
+    return bool(values) and all(shell.dummy_value(str(value)) for value in values)
+
+
+def _variables(environment: object, where: KeyPath) -> Iterator[tuple[str, Any, KeyPath]]:
+    """The variables of an `environment`, which is a mapping or a list of them, with the path of each."""
+    for name, value in as_mapping(environment).items():
+        yield name, value, (*where, name)
+    for index, item in enumerate(as_list(environment)):
+        for name, value in as_mapping(item).items():
+            yield name, value, (*where, index, name)
 
 
 def _first_environment(part: Mapping[str, Any]) -> object:

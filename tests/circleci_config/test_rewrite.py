@@ -259,6 +259,25 @@ workflows:
     assert scan == {"scan": {"requires": ["aws-ecr/build_and_push_image"]}}
 
 
+def test_an_image_that_was_only_built_is_not_pushed():
+    text = config("      - aws-ecr/build-image: {repo: r}", orbs="  aws-ecr: circleci/aws-ecr@6.15.3\n")
+    steps = steps_of(text.replace("aws-ecr/build-image", "aws-ecr/ecr-login\n      - aws-ecr/build-image"))
+    assert steps[2]["aws-ecr/build_image"]["push_image"] is False
+
+
+def test_variables_in_a_list():
+    step = "      - run:\n          command: make\n          environment:\n            - AWS_ACCESS_KEY_ID: $K\n            - X: 1"
+    steps = steps_of(config(step))
+    assert steps == [{"aws-cli/setup": {"role_arn": ROLE}}, {"run": {"command": "make", "environment": [{"X": 1}]}}]
+
+
+def test_a_version_with_which_a_leftover_key_wins_is_told():
+    text = config("      - x/setup: {role_arn: $R}\n      - run: aws s3 ls", orbs="  x: circleci/aws-cli@4.1.3\n")
+    migration = migrate(parse(text), OPTIONS)
+    assert migration.verdict is Verdict.NOTHING
+    assert "wins over the role" in migration.notes[0]
+
+
 def test_what_has_no_successor_is_refused():
     text = """\
 version: 2.1
