@@ -128,10 +128,18 @@ def read(target: Target) -> bytes:
 # --- Rewriting ------------------------------------------------------------------------------------------------------
 
 
-def rewritten(target: Target, raw: bytes, options: Options, *, check: Callable[[str], str] | None = None) -> Outcome:
+def rewritten(
+    target: Target,
+    raw: bytes,
+    options: Options,
+    *,
+    check: Callable[[str], str] | None = None,
+    there: Callable[[str], bool] = lambda _: False,
+) -> Outcome:
     """Rewrite one configuration, and refuse a result that keeps the published schema worse than the original did.
 
-    `check` is one more opinion on the result's text: it returns why not, or nothing.
+    `check` is one more opinion on a result's text: it returns why not, or nothing. `there` says whether the checkout
+    has a file of a name already, which no further file of a change may replace.
     """
     try:
         migration = migrate(parse(raw), options)
@@ -150,8 +158,16 @@ def rewritten(target: Target, raw: bytes, options: Options, *, check: Callable[[
     outcome = replace(outcome, breaches=breaches)
     if worse:
         return _refused(outcome, f"the result would break CircleCI's schema at {', '.join(worse[:3])}")
-    objection = check(migration.after) if check is not None else ""
+    if taken := [name for name in outcome.files if there(name)]:
+        return _refused(outcome, f"the change needs a file {taken[0]}, and there is one already")
+    objections = filter(None, map(check, _results(migration))) if check is not None else iter(())
+    objection = next(objections, "")
     return _refused(outcome, objection) if objection else outcome
+
+
+def _results(migration: Migration) -> list[str]:
+    """Every configuration that a change leaves."""
+    return [migration.after, *migration.files.values()]
 
 
 def read_all(found: Iterable[Target], options: Options, *, check: Callable[[str], str] | None = None) -> list[Outcome]:
@@ -159,7 +175,7 @@ def read_all(found: Iterable[Target], options: Options, *, check: Callable[[str]
     outcomes = []
     for target in found:
         try:
-            outcomes.append(rewritten(target, read(target), options, check=check))
+            outcomes.append(_rewritten_in_tree(target, options, check))
         except ConfigError as error:
             outcomes.append(_unread(target, error.reason, error.line))
     return outcomes
@@ -172,11 +188,26 @@ def committed_all(
     outcomes = []
     for target in found:
         try:
-            there, raw = committed(target)
-            outcomes.append(rewritten(there, raw, options, check=check))
+            outcomes.append(_rewritten_in_head(target, options, check))
         except BranchError as error:
             outcomes.append(_unread(target, error.reason))
     return outcomes
+
+
+def _rewritten_in_tree(target: Target, options: Options, check: Callable[[str], str] | None) -> Outcome:
+    def there(name: str) -> bool:
+        return os.path.lexists(target.root / name)
+
+    return rewritten(target, read(target), options, check=check, there=there)
+
+
+def _rewritten_in_head(target: Target, options: Options, check: Callable[[str], str] | None) -> Outcome:
+    found = committed(target)
+
+    def there(name: str) -> bool:
+        return found.repository.committed(found.target.root / name) is not None
+
+    return rewritten(found.target, found.raw, options, check=check, there=there)
 
 
 def _unread(target: Target, reason: str, line: int | None = None) -> Outcome:
@@ -185,11 +216,12 @@ def _unread(target: Target, reason: str, line: int | None = None) -> Outcome:
 
 def _breaches(migration: Migration) -> tuple[int | None, list[str]]:
     """How often the result breaks the schema, and where it does so worse than the original; None without a schema."""
-    after = schema_findings(parse(migration.after).data)
+    each = [schema_findings(parse(text).data) for text in _results(migration)]
+    after = [finding for findings in each for finding in findings or ()]
     if not after:
-        return None if after is None else 0, []
+        return None if None in each else 0, []
     before = schema_findings(parse(migration.before).data) or ()
-    new = sorted(set(after) - set(before)) or list(after)
+    new = sorted(set(after) - set(before)) or after
     return len(after), new if len(after) > len(before) else []
 
 
@@ -214,9 +246,6 @@ def _written(outcome: Outcome, keep: Path) -> Outcome:
     try:
         if read(target) != before:
             return _refused(outcome, "the file changed while it was looked at")
-        existing = [name for name in outcome.files if (target.root / name).exists()]
-        if existing:
-            return _refused(outcome, f"there is a {existing[0]} already")
         undo = _way_back(path, before, keep)
         for name, text in outcome.files.items():
             _replace(target.root / name, text.encode(), 0o644)
@@ -225,6 +254,8 @@ def _written(outcome: Outcome, keep: Path) -> Outcome:
         return _refused(outcome, error.reason)
     except OSError as error:
         return _refused(outcome, f"it could not be written ({error.strerror})")
+    for name in outcome.files:
+        undo += f" && {shlex.join(['rm', str(target.root / name)])}"
     return replace(outcome, delivered=f"written to {target.path}", undo=undo)
 
 
@@ -260,8 +291,17 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         os.close(folder)
 
 
-def committed(target: Target) -> tuple[Target, bytes]:
-    """A configuration as HEAD holds it, under the repository's own path; raises `BranchError` when it does not."""
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """A configuration as HEAD holds it; the target names it by the repository's own path."""
+
+    target: Target
+    repository: Repository
+    raw: bytes
+
+
+def committed(target: Target) -> Committed:
+    """What HEAD holds of a configuration; raises `BranchError` when it holds nothing."""
     repository = Repository.around(target.path)
     if repository is None:
         raise BranchError("it is in no git checkout")
@@ -269,7 +309,8 @@ def committed(target: Target) -> tuple[Target, bytes]:
     raw = repository.committed(inside) if inside.is_relative_to(repository.top) else None
     if raw is None:
         raise BranchError("it is not committed")
-    return Target(path=inside, root=Path(os.path.realpath(target.root))), raw
+    there = Target(path=inside, root=Path(os.path.realpath(target.root)))
+    return Committed(target=there, repository=repository, raw=raw)
 
 
 def commit(outcomes: Sequence[Outcome], branch: str, message: str) -> list[Outcome]:

@@ -187,7 +187,8 @@ def test_writing_keeps_the_mode_says_how_to_undo_and_does_nothing_twice(run, che
 
 def undo(done):
     (command,) = [line.split("undo: ")[1] for line in done.stderr.splitlines() if "undo: " in line]
-    subprocess.run(shlex.split(command), check=True, timeout=60, capture_output=True)
+    for each in command.split(" && "):
+        subprocess.run(shlex.split(each), check=True, timeout=60, capture_output=True)
 
 
 @pytest.mark.parametrize("case", [False, True])
@@ -228,6 +229,41 @@ def test_one_that_is_refused_does_not_stop_the_others(run, checkout):
     assert config_of(bad) == UNREADABLE
     assert "line 3: a merge conflict is not resolved" in done.stderr
     assert run(bad, "--write").returncode == 7
+
+
+DYNAMIC = """\
+version: 2.1
+jobs:
+  deploy:
+    docker: [{image: 123456789012.dkr.ecr.eu-west-1.amazonaws.com/tools:1}]
+    resource_class: acme/runner
+    steps: [checkout, run: make]
+workflows:
+  main:
+    jobs: [deploy]
+"""
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_further_file_comes_along_and_never_replaces_one(run, checkout, branch):
+    root = checkout(config=DYNAMIC)
+    how = ["--self-hosted", *(["--branch", "x"] if branch else ["--write"])]
+    done = run(root, *how)
+    assert done.returncode == 0, done.stderr
+    if branch:
+        assert "ecr-password" in git(root, "show", "x:.circleci/continue-config.yml")
+        assert "setup: true" in git(root, "show", "x:.circleci/config.yml")
+    else:
+        assert "ecr-password" in (root / ".circleci/continue-config.yml").read_text()
+        assert "2 nothing to do" in run(root, *how).stderr
+        undo(done)
+        assert sorted(each.name for each in (root / ".circleci").iterdir()) == ["config.yml"]
+    assert config_of(root) == DYNAMIC
+    other = checkout("other", DYNAMIC, **{"continue-config": NOTHING})
+    refused = run(other, *how)
+    assert refused.returncode == 7
+    assert "there is one already" in refused.stderr
+    assert (other / ".circleci/continue-config.yml").read_text() == NOTHING
 
 
 TWO_KEYS = CONFIG.replace(
