@@ -158,6 +158,9 @@ class Invocations:
             orb = next(orb for orb in self._reading.orbs if orb.alias == alias)
             self._wanted.want(Replace(("orbs", alias), f"{orb.name}@{version}"))
             self._wanted.note(f"the orb {orb.name} moves from {orb.version} to {version}")
+            for path, names in _executors(self._wanted.data, alias):
+                if orb.name == known.AWS_ECR and version == known.AWS_ECR_VERSION and names:
+                    raise Refusal(f"the executor of {orb.name} takes other parameters in {version}", path)
             for path, command, parameters in _invoked(self._wanted.data, alias):
                 if orb.name == known.AWS_CLI:
                     self._invocation(path, orb, command, parameters)
@@ -240,3 +243,15 @@ def _invoked(data: object, alias: str, path: KeyPath = ()) -> Iterator[tuple[Key
             if isinstance(item, str) and item.startswith(f"{alias}/") and path and path[-1] in _STEP_LISTS:
                 yield here, item.partition("/")[2], {}
             yield from _invoked(item, alias, here)
+
+
+def _executors(data: object, alias: str, path: KeyPath = ()) -> Iterator[tuple[KeyPath, list[str]]]:
+    """Every place that names an orb's executor with parameters, and these."""
+    if isinstance(data, Mapping):
+        if str(data.get("name", "")).startswith(f"{alias}/") and path and path[-1] == "executor":
+            yield path, [name for name in data if name != "name"]
+        for key, value in data.items():
+            yield from _executors(value, alias, (*path, key))
+    elif isinstance(data, list):
+        for index, item in enumerate(data):
+            yield from _executors(item, alias, (*path, index))

@@ -21,7 +21,7 @@ def sources(run: Run) -> dict[str, Event]:
     lasting = ""
     for event in run.events:
         source, lasts = _source(event, run, lasting)
-        lasting = source if lasts else lasting
+        lasting = source if lasts and source else lasting
         if source:
             found.setdefault(source, event)
     return found

@@ -213,6 +213,10 @@ class _Planner:
                 self._wanted.note(f"{run.job}: {event.detail}, as nothing names another cloud")
             elif event.what is What.OTHER_KEY:
                 self._wanted.note(f"{run.job}: it hands on {event.detail}, a further key that no login replaces")
+            elif event.what is What.MENTION:
+                self._wanted.note(
+                    f"{run.job}: a script hands the key on in a way of its own; the token must go with it"
+                )
             elif event.what is What.COMPOSE:
                 self._wanted.note(f"{run.job}: the compose file must hand AWS_SESSION_TOKEN on beside the key")
 

@@ -136,16 +136,19 @@ def _without(line: Line, keys: list[KeyLine], work: _Work) -> None:
 def _says_key(part: str) -> bool:
     if ".aws/credentials" in part or re.search(r"aws_(?:access_key_id|secret_access_key|session_token)", part):
         return True
-    if re.search(r"_ACCESS_KEY.*\|\s*aws\s+configure\b", part):
+    if re.search(r"_ACCESS_KEY.*\|\s*aws\s+configure\b|\baws\s+configure\b[^|;&]*<<<", part):
         return True
     return bool(_WHOLE_COMMANDS.match(part))
 
 
 def _dropped(line: Line, unwanted: object, work: _Work) -> None:
     """Drop the commands of a line that are unwanted; the others stay."""
+    region = re.search(r"(?<![\w-])[a-z]{2}(?:-[a-z]+)+-\d(?![\w-])", line.text)
+    if region:
+        work.notes.append(f"the region {region[0]} went with the key; --region gives the login one")
     text = "\n".join(part for part in work.lines[line.first : line.last + 1] if part is not None)
     if "\n" in line.text and re.search(r"<<-?", line.text):
-        if ".aws/credentials" in line.text.split("\n")[0] or "aws configure" in line.text.split("\n")[0]:
+        if re.search(r"\.aws/credentials|\baws\s+configure\b", line.text.split("\n")[0]):
             work.lines[line.first : line.last + 1] = [None] * (line.last - line.first + 1)
         else:
             for number in range(line.first, line.last + 1):

@@ -21,7 +21,9 @@ SESSION: Final = "AWS_SESSION_TOKEN"
 KEY_NAMES: Final = frozenset({KEY_ID, SECRET_KEY, SESSION, "AWS_SECURITY_TOKEN"})
 _NAMES: Final = r"(?:AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_SECURITY_TOKEN)"
 _FILE_NAMES: Final = r"(?:aws_access_key_id|aws_secret_access_key|aws_session_token)"
-VALUE: Final = r"(?:\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|[^\s\"';&|])+"
+VALUE: Final = (
+    r"(?:\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|<<\s*[\w.-]+\s*>>|[^\s\"';&|])+"
+)
 OPAQUE: Final = "a file"
 """Where a key comes from that a whole credentials file brings."""
 REAL_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b")
@@ -108,6 +110,8 @@ _INSTALLS: Final = re.compile(
     r"|awscli-exe-|awscli-bundle|AWSCLIV2|\./aws/install"
 )
 _ECR: Final = re.compile(r"\bdocker\s+(?:login|push|pull)\b[^;&|]*\.dkr\.ecr\.")
+_ASKS: Final = re.compile(r"\[\s|\[\[\s|\btest\s|\$\{AWS_\w+:[?+]|docker[- ]compose\b")
+"""Whether the key is there is a harmless question."""
 _MENTION: Final = re.compile(r"\$\{?AWS_(?:ACCESS_KEY_ID|SECRET_ACCESS_KEY)\b")
 _WRAPS_TERRAFORM: Final = re.compile(r"(?:^|[/_-])(?:tf|terraform|terragrunt|packer)[-_.][\w-]*\.(?:sh|bash|py)$")
 _SCRIPT: Final = re.compile(
@@ -187,6 +191,8 @@ class Shell:
     sets_region: bool = False
     profile_chain: bool = False
     """A profile takes a role by the key of another profile, which credentials in the environment would bypass."""
+    mentions: bool = False
+    """It does something with the key that none of the forms is, as `sed` does."""
     compose: bool = False
     """It hands the key to docker-compose, whose own file decides what a container gets."""
 
@@ -263,6 +269,12 @@ def read(script: str) -> Shell:
         defines=tuple(dict.fromkeys(name for line in lines for name in _defined(line.text))),
         sets_region=any(re.search(r"\bAWS_(?:DEFAULT_)?REGION=", line.text) for line in lines),
         profile_chain=any(re.search(r"\bsource_profile\b", line.text) for line in lines),
+        mentions=any(
+            _MENTION.search(line.text)
+            and not any(key.first == line.first for key in keys)
+            and not _ASKS.search(line.text)
+            for line in lines
+        ),
         compose=any(re.search(r"docker[- ]compose\b", line.text) and KEY_ID in line.text for line in lines),
     )
 
@@ -415,7 +427,7 @@ def _keys(line: Line, assigned: set[str]) -> Iterator[KeyLine]:
         )
         return
     given = re.search(r"\b(?:serverless|sls)\s+config\s+credentials\b|\becs-cli\s+configure\s+profile\b", text)
-    fed = re.search(r"\|\s*aws\s+configure\b(?!\s+(?:set|get|list))", text)
+    fed = re.search(r"\|\s*aws\s+configure\b(?!\s+(?:set|get|list))|\baws\s+configure\b[^|;&\n]*<<", text)
     if fed and "_ACCESS_KEY" in text.upper():
         yield _key(line, Form.CONFIGURE, KEY_ID, "$a_stored_key", assigned, next(_profiles(text), ""))
         return

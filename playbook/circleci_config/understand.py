@@ -89,6 +89,7 @@ class What(StrEnum):
     DEFINES = "writes a profile"
     REGION = "sets the region"
     PROFILE_CHAIN = "a profile takes a role by another profile"
+    MENTION = "mentions the key in a way that is not known"
     COMPOSE = "hands the key to docker-compose"
 
 
@@ -677,6 +678,7 @@ class _Reader:
             (What.REGION, found.sets_region),
             (What.PROFILE_CHAIN, found.profile_chain),
             (What.COMPOSE, found.compose),
+            (What.MENTION, found.mentions),
             (What.OTHER_KEY, found.others),
             (What.OIDC, found.oidc),
             (What.PROFILE, found.profiles),

@@ -67,6 +67,10 @@ def refused(text, options=OPTIONS):
          "echo \"AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY\" >> .env\n"
          "echo \"AWS_SESSION_TOKEN=$AWS_SESSION_TOKEN\" >> .env"),
         ("ecs deploy c s \\\n  --access-key-id $K \\\n  --secret-access-key $S \\\n  --timeout 9", "ecs deploy c s \\\n  --timeout 9"),
+        ("export AWS_ACCESS_KEY_ID=$<< parameters.env >>_KEY\naws s3 ls", "aws s3 ls"),
+        ("AWS_ACCESS_KEY_ID=${<< parameters.key >>} AWS_SECRET_ACCESS_KEY=$<<parameters.secret>> make", "make"),
+        ("aws configure <<EOF\n$PROD_ACCESS_KEY\n$PROD_SECRET\neu-west-1\njson\nEOF\naws s3 ls", "aws s3 ls"),
+        ("printf '%s\\n' $K_ACCESS_KEY_ID $S us json | aws configure --profile p\naws s3 ls", "aws s3 ls"),
         # Left alone: dummies, what the script makes itself, what names no key.
         ("AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test make test", None),
         ("role=$(aws sts assume-role)\nexport AWS_ACCESS_KEY_ID=$(echo $role | jq -r .a)", None),
@@ -117,6 +121,20 @@ def test_before_the_first_use_and_after_the_code():
     assert [next(iter(step)) if isinstance(step, dict) else step for step in steps] == [
         "checkout", "run", "aws-cli/setup", "run", "run",
     ]  # fmt: skip
+
+
+def test_a_key_that_a_step_keeps_for_the_later_ones():
+    steps = steps_of(config("""\
+      - run: |
+          echo "export AWS_ACCESS_KEY_ID=$STAGING_KEY" >> $BASH_ENV
+          echo "export AWS_SECRET_ACCESS_KEY=$STAGING_SECRET" >> $BASH_ENV
+          echo "export STAGE=staging" >> $BASH_ENV
+      - run: aws s3 ls"""))  # fmt: skip
+    assert steps == [
+        {"run": 'echo "export STAGE=staging" >> $BASH_ENV\n'},
+        {"aws-cli/setup": {"role_arn": ROLE}},
+        {"run": "aws s3 ls"},
+    ]
 
 
 def test_before_whatever_may_fail_when_a_step_runs_after_a_failure():
@@ -257,6 +275,21 @@ workflows:
         }
     }
     assert scan == {"scan": {"requires": ["aws-ecr/build_and_push_image"]}}
+
+
+def test_an_executor_that_takes_other_parameters_is_refused():
+    text = """\
+version: 2.1
+orbs:
+  aws-ecr: circleci/aws-ecr@6.15.3
+workflows:
+  main:
+    jobs:
+      - aws-ecr/build-and-push-image:
+          repo: r
+          executor: {name: aws-ecr/default, image: x}
+"""
+    assert "executor" in refused(text).text
 
 
 def test_an_image_that_was_only_built_is_not_pushed():
