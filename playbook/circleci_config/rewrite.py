@@ -213,10 +213,6 @@ class _Planner:
                 self._wanted.note(f"{run.job}: {event.detail}, as nothing names another cloud")
             elif event.what is What.OTHER_KEY:
                 self._wanted.note(f"{run.job}: it hands on {event.detail}, a further key that no login replaces")
-            elif event.what is What.MENTION:
-                self._wanted.note(
-                    f"{run.job}: a script hands the key on in a way of its own; the token must go with it"
-                )
             elif event.what is What.COMPOSE:
                 self._wanted.note(f"{run.job}: the compose file must hand AWS_SESSION_TOKEN on beside the key")
 
@@ -273,6 +269,11 @@ class _Planner:
         for event in run.events:
             if event.what is What.OBSTACLE:
                 raise Refusal(f"{run.name}: {event.detail}", event.path)
+            if event.what is What.MENTION and not run.dummy:
+                text = (
+                    "a script hands the key on in a way that is not known, so the session's token would not go with it"
+                )
+                raise Refusal(f"{run.name}: {text}", event.path)
         sources = keys.sources(run)
         if len(sources) > 1:
             names = " and ".join(sorted(sources))

@@ -16,6 +16,7 @@ from playbook.circleci_config.shell import SECRET_KEY, SESSION, Form, KeyLine, L
 _ASSIGNMENT: Final = re.compile(
     r"\b(?:AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_SECURITY_TOKEN)=" + shell.VALUE + r"\s*"
 )
+_REGION: Final = re.compile(r"(?<![\w-])[a-z]{2}(?:-[a-z]+)+-\d(?![\w-])")
 _OPENS: Final = re.compile(r"(?:\bthen|\belse|\bdo|\{)\s*(?:#.*)?$")
 _CLOSES: Final = re.compile(r"^\s*(?:fi|else|elif\b.*|done\b|\});?\s*(?:#.*)?$")
 _HOUSEKEEPING: Final = re.compile(
@@ -68,12 +69,30 @@ def rewritten(script: str) -> Rewritten:
     undisturbed_lines = (_undisturbed(line) for line in _closed_blocks(work.lines))
     lines = [line for line in undisturbed_lines if line is not None]
     text = "\n".join(lines)
+    if _balance(text) != _balance(script):
+        work.obstacles.append("a key is handed on by a whole block of commands")
+    for region in dict.fromkeys(_REGION.findall(script)):
+        if region not in text:
+            work.notes.append(f"the region {region} went with the key; --region gives the login one")
     return Rewritten(
         text=text,
         empty=text != script and all(_HOUSEKEEPING.match(line) for line in lines),
         obstacles=tuple(dict.fromkeys(work.obstacles)),
         notes=tuple(dict.fromkeys(work.notes)),
     )
+
+
+def _balance(script: str) -> tuple[int, ...]:
+    """How many more blocks are opened than closed, of each kind."""
+    bare = re.sub(r"\$\{[^}]*\}|'[^']*'|\"(?:[^\"\\]|\\.)*\"|<<[^<>]*>>", "", script)
+    pairs = (
+        (r"\bif\b", r"\bfi\b"),
+        (r"\bdo\b", r"\bdone\b"),
+        (r"\bcase\b", r"\besac\b"),
+        (r"\{", r"\}"),
+        (r"\(", r"\)"),
+    )
+    return tuple(len(re.findall(opens, bare)) - len(re.findall(closes, bare)) for opens, closes in pairs)
 
 
 def undisturbed(script: str) -> str:
@@ -143,9 +162,6 @@ def _says_key(part: str) -> bool:
 
 def _dropped(line: Line, unwanted: object, work: _Work) -> None:
     """Drop the commands of a line that are unwanted; the others stay."""
-    region = re.search(r"(?<![\w-])[a-z]{2}(?:-[a-z]+)+-\d(?![\w-])", line.text)
-    if region:
-        work.notes.append(f"the region {region[0]} went with the key; --region gives the login one")
     text = "\n".join(part for part in work.lines[line.first : line.last + 1] if part is not None)
     if "\n" in line.text and re.search(r"<<-?", line.text):
         if re.search(r"\.aws/credentials|\baws\s+configure\b", line.text.split("\n")[0]):

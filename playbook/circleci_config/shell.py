@@ -29,6 +29,10 @@ OPAQUE: Final = "a file"
 REAL_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b")
 _REFERENCE: Final = re.compile(r"\$\{?!?(?P<name>[A-Za-z_<][\w.<> -]*?)(?::?-[^}]*)?\}?")
 _CHAIN: Final = re.compile(r"assume-role\b|assume_role\b|AssumeRole\b|\.Credentials\b|sts_|get-session-token")
+_MADE_FRESH: Final = re.compile(
+    _CHAIN.pattern + r"|CIRCLE_OIDC_TOKEN|\bvault\b|okta|\baws\s+configure\s+(?:get|export)|secretsmanager|\bssm\b|%s"
+)
+"""Scripts that get credentials from somebody else than CircleCI's stores; `%s` is how the plain login writes them."""
 _OIDC: Final = re.compile(r"CIRCLE_OIDC_TOKEN|assume-role-with-web-identity|AWS_WEB_IDENTITY_TOKEN_FILE|run oidc get")
 _LOCAL: Final = re.compile(
     r"--endpoint(?:-url)?[= ]\s*\S*(?:localhost|127\.0\.0\.1|0\.0\.0\.0|localstack|minio|dynamodb|moto"
@@ -236,6 +240,8 @@ def read(script: str) -> Shell:
     assigned = set(re.findall(r"(?:^|[\s;(])(?:local\s+|declare\s+|export\s+)?([A-Za-z_]\w*)=", script))
     assigned |= {name for names in re.findall(r"\bread\s+(?:-\w+\s+)*([\w ]+)", script) for name in names.split()}
     keys = tuple(_under_header(key, lines) for line in lines for key in _keys(line, assigned))
+    if not any(_MADE_FRESH.search(line.text) for line in lines):
+        keys = tuple(_computed(key) for key in keys)
     uses: dict[str, None] = {}
     first_use = -1
     maybe: dict[str, None] = {}
@@ -270,13 +276,20 @@ def read(script: str) -> Shell:
         sets_region=any(re.search(r"\bAWS_(?:DEFAULT_)?REGION=", line.text) for line in lines),
         profile_chain=any(re.search(r"\bsource_profile\b", line.text) for line in lines),
         mentions=any(
-            _MENTION.search(line.text)
+            _MENTION.search(_spoken(line.text))
             and not any(key.first == line.first for key in keys)
             and not _ASKS.search(line.text)
             for line in lines
         ),
         compose=any(re.search(r"docker[- ]compose\b", line.text) and KEY_ID in line.text for line in lines),
     )
+
+
+def _computed(key: KeyLine) -> KeyLine:
+    """A value that is worked out in a script which asks nobody for credentials is a stored key by another name."""
+    if key.origin is not Origin.DERIVED or not key.name:
+        return key
+    return replace(key, origin=Origin.STATIC, source=key.source or "a name that is worked out")
 
 
 def _under_header(key: KeyLine, lines: list[Line]) -> KeyLine:

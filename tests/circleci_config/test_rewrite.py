@@ -71,6 +71,8 @@ def refused(text, options=OPTIONS):
         ("AWS_ACCESS_KEY_ID=${<< parameters.key >>} AWS_SECRET_ACCESS_KEY=$<<parameters.secret>> make", "make"),
         ("aws configure <<EOF\n$PROD_ACCESS_KEY\n$PROD_SECRET\neu-west-1\njson\nEOF\naws s3 ls", "aws s3 ls"),
         ("printf '%s\\n' $K_ACCESS_KEY_ID $S us json | aws configure --profile p\naws s3 ls", "aws s3 ls"),
+        ("export AWS_ACCESS_KEY_ID=${!NAME}\naws s3 ls", "aws s3 ls"),
+        ("K=$(eval echo \\$${STAGE}_KEY)\nexport AWS_ACCESS_KEY_ID=$K\naws s3 ls", "K=$(eval echo \\$${STAGE}_KEY)\naws s3 ls"),
         # Left alone: dummies, what the script makes itself, what names no key.
         ("AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test make test", None),
         ("role=$(aws sts assume-role)\nexport AWS_ACCESS_KEY_ID=$(echo $role | jq -r .a)", None),
@@ -387,7 +389,12 @@ def test_a_file_without_a_workflow_gets_one_for_its_context():
         ("      - run: aws sts get-session-token", "may not"),
         ("      - run: aws sts assume-role --role-arn $R --duration-seconds 7200", "3600"),
         ("      - run: terraform apply -var access_key=$AWS_ACCESS_KEY_ID", "Terraform"),
+        ("      - run: sed -i s/KEY/$AWS_ACCESS_KEY_ID/ config", "token would not go"),
         ("      - run: ./tool --access-key-id $AWS_ACCESS_KEY_ID", "argument"),
+        (
+            "      - run: |\n          {\n            echo '[default]'\n            echo \"aws_access_key_id=$K\"\n          } > ~/.aws/credentials\n          aws s3 ls",
+            "block",
+        ),
         ("      - ours/push: {aws-access-key-id: K}", "out of sight"),
     ],
 )
