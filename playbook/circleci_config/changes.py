@@ -169,10 +169,15 @@ def users_of(document: Document, edit: Edit) -> frozenset[KeyPath]:
             return frozenset(document.paths_gaining(node, edit.key))
         case RemoveKey() | RemoveItem() | RenameKey():
             return _users_of_slot(document, slot)
-        case Replace() if isinstance(slot.value, Alias) and not edit.users:
+        case Replace() if replaces_alias(document, slot, edit):
             return _users_of_slot(document, slot)
         case _:
             return frozenset(document.paths_of(node))
+
+
+def replaces_alias(document: Document, slot: Slot, edit: Replace) -> bool:
+    """Whether the alias itself gives way to a value, rather than what it stands for to another one."""
+    return isinstance(slot.value, Alias) and (not edit.users or edit.users == _users_of_slot(document, slot))
 
 
 def _users_of_slot(document: Document, slot: Slot) -> frozenset[KeyPath]:

@@ -20,6 +20,7 @@ from playbook.circleci_config.changes import (
     ReplaceLines,
     ReplaceText,
     name_of,
+    replaces_alias,
     slot_of,
     text_after,
 )
@@ -186,7 +187,9 @@ class Splicer:
     def _replace(self, slot: Slot, edit: Replace) -> list[_Span]:
         if slot.holder is None:
             raise EditRefused("the whole document cannot be replaced")
-        value: Value = target(slot.value) if edit.users else slot.value
+        value: Value = slot.value
+        if edit.users and not replaces_alias(self._document, slot, edit):
+            value = target(slot.value)
         holder, index = (slot.holder, slot.index) if value is slot.value else self._home(target(value))
         self._check_anchors_inside(value, edit)
         if holder.flow:

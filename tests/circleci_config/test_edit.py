@@ -210,7 +210,7 @@ def may_touch(written, edit, path):
     alone = [other for other in lines if other[:-1] == holder] == [path]
     if holder in lines and (alone or lines[holder][0] == start):
         # The last one leaves `{}` on the line above; the first one behind a dash lets the next one move up.
-        return set(range(lines[holder][0], max(end, lines[holder][1])))
+        return set(range(lines[holder][0], past_deeper_comments(lines_of(written.text), *lines[holder])))
     return set(range(start, end))
 
 
@@ -421,6 +421,18 @@ def test_what_only_merges_an_emptied_mapping_keeps_its_own_keys():
     users = frozenset({("x", "A"), ("job", "environment", "A")})
     wanted = [RemoveKey(("x", "A"), prune=True, users=users)]
     assert apply(parse(MERGED), wanted) == MERGED.replace("&x\n  A: 1", "&x {}")
+
+
+def test_an_alias_in_a_shared_place_may_give_way_everywhere_it_shows():
+    text = "v: &v 1\nx: &x\n  a: *v\ny: *x\n"
+    document = parse(text)
+    here = frozenset({("x", "a"), ("y", "a")})
+    assert users_of(document, Replace(("y", "a"), 2)) == here
+    assert apply(document, [Replace(("y", "a"), 2, users=here)]) == text.replace("a: *v", "a: 2")
+    everywhere = here | {("v",)}
+    assert apply(document, [Replace(("y", "a"), 2, users=everywhere)]) == text.replace("&v 1", "&v 2")
+    with pytest.raises(EditRefused, match="written once for several places"):
+        apply(document, [Replace(("y", "a"), 2)])
 
 
 def test_one_edit_named_by_two_paths_is_made_once():

@@ -19,6 +19,9 @@ SPACES = (" ", "   ")
 """Before a comment right after a colon or a dash no parser takes a tab."""
 COMMENTS = ("# plain", "#no space", "# tab\there", "# - looks: like an item", "# ключ ☃ \U0001f600", "# 'quotes\"", "#")
 
+WRAPPED = {"two words", "wrapped over lines"}
+"""Texts that may stand on several lines."""
+
 # --- Data -----------------------------------------------------------------------------------------------------------
 
 KEYS = st.sampled_from(
@@ -42,7 +45,8 @@ LINES = st.sampled_from(
     ["echo hi", "aws s3 ls", "  indented", "", "# shell comment", "a: b", "tab\tinside", "- dash", "☃"]
 )
 TEXTS = st.sampled_from(
-    ["plain", "two words", "yes", "~", "012345", "1:30", "# no", "a: b", "it's", 'say "hi"', "<< parameters.x >>", "é☃",
+    ["plain", "two words", "wrapped over lines",
+     "yes", "~", "012345", "1:30", "# no", "a: b", "it's", 'say "hi"', "<< parameters.x >>", "é☃",
      "", "- x", "[a]", "{a}", "*x", "&x", "!x", "%x", "@x", "trailing ", " leading", "a #b", "http://x:1",
      "2021-01-01", "1e3"]
 )  # fmt: skip
@@ -107,7 +111,7 @@ class Writer:
         self.step = self.random.choice([2, 2, 2, 3, 4])
         self.indentless = self.maybe(3)
         if self.maybe(5):
-            self.out += ["# top", "---"]
+            self.out += [*(["%YAML 1.1"] if self.maybe(3) else []), "# top", "---"]
         self.mapping(data, 0, ())
         if self.maybe(4):
             self.out += ["# the end"] if len(self.out) == self.block_ends else ["", "# the end"]
@@ -187,6 +191,8 @@ class Writer:
             self.flow_on_lines(f"{lead}{anchor}", value, column + self.step + 1)
         elif value is None and self.maybe(2):
             self.out.append(f"{lead}{self.trailing(SPACES)}")
+        elif isinstance(value, str) and value in WRAPPED and self.maybe(2):
+            self.wrapped(f"{lead}{anchor}", value, column + self.step)
         else:
             self.out.append(f"{lead}{anchor} {self.flow(value)}{self.trailing()}")
         if anchor:
@@ -195,9 +201,27 @@ class Writer:
     def block(self, lead: str, text: str, column: int) -> None:
         body = text.rstrip("\n")
         chomp = {0: "-", 1: ""}.get(len(text) - len(body), "+")
-        self.out.append(f"{lead} |{chomp}{self.trailing()}")
+        indicator = str(self.step) if self.maybe(4) else ""
+        self.out.append(f"{lead} |{indicator}{chomp}{self.trailing()}")
         self.out += [f"{' ' * column}{line}" if line or self.maybe(5) else "" for line in body.split("\n")]
         self.out += [""] * (len(text) - len(body) - 1)
+        self.block_ends = len(self.out)
+
+    def wrapped(self, lead: str, text: str, column: int) -> None:
+        """A text over several lines that fold into one, on the next line, or with a tag."""
+        blank = " " * column
+        first, _, rest = text.partition(" ")
+        self.out += self.random.choice(
+            [
+                [lead, f"{blank}{text}{self.trailing()}"],
+                [f"{lead} !!str {text}{self.trailing()}"],
+                [f"{lead} {first}", f"{blank}{rest}{self.trailing()}"],
+                [f"{lead} '{first}", f"{blank}{rest}'{self.trailing()}"],
+                [f'{lead} "{first} \\', f'{blank}{rest}"{self.trailing()}'],
+                [f"{lead} >-{self.trailing()}", f"{blank}{first}", f"{blank}{rest}"],
+            ]
+        )
+        # A comment below would be one more line of the last form.
         self.block_ends = len(self.out)
 
     def flow_on_lines(self, lead: str, value: dict[str, Any] | list[Any], column: int) -> None:
