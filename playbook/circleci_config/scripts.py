@@ -24,7 +24,6 @@ _HOUSEKEEPING: Final = re.compile(
     r"|rm\s+(?:-\w+\s+)*\S*\.aws/\S+|echo\s+[\"']?[\w .,:!'-]*[\"']?|aws\s+--version|source\s+\$\{?BASH_ENV\}?)?\s*$"
 )
 """Lines that are of no use once the keys are gone."""
-_ARGUMENT_TOOLS: Final = re.compile(r"^\s*(?:ecs\s|ecs-deploy\s|s3cmd\s)")
 _WHOLE_COMMANDS: Final = re.compile(
     r"^\s*(?:npx\s+|yarn\s+|\S*/)?(?:ecs-cli\s+configure\s+profile|serverless\s+config\s+credentials|sls\s+config\s+credentials)\b"
 )
@@ -235,17 +234,14 @@ def _without_arguments(line: Line, work: _Work) -> None:
     if _WHOLE_COMMANDS.match(line.text):
         _dropped(line, _says_key, work)
         return
-    if not _ARGUMENT_TOOLS.match(line.text):
+    if not shell.KEY_TOOLS.match(line.text):
         work.obstacles.append("a key is an argument of a program that is not known to read a role's credentials")
         return
-    flag = re.compile(
-        r"--?[\w-]*(?:access[-_]key(?:[-_]id)?|secret(?:[-_]access)?[-_]key)[= ]\s*[\"']?\$\{?\w+\}?[\"']?\s*"
-    )
     for number in range(line.first, line.last + 1):
         physical = work.lines[number]
-        if physical is None or not flag.search(physical):
+        if physical is None or not shell.KEY_OPTION.search(physical):
             continue
-        stripped = flag.sub("", physical)
+        stripped = shell.KEY_OPTION.sub("", physical)
         work.lines[number] = None if stripped.strip() in {"\\", ""} and number < line.last else stripped.rstrip()
 
 

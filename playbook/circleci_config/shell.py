@@ -24,6 +24,13 @@ _FILE_NAMES: Final = r"(?:aws_access_key_id|aws_secret_access_key|aws_session_to
 VALUE: Final = (
     r"(?:\\?\"(?:[^\"\\]|\\.)*\"|'[^']*'|\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|<<\s*[\w.-]+\s*>>|[^\s\"';&|])+"
 )
+KEY_TOOLS: Final = re.compile(r"\s*(?:\S*/)?(?:ecs|ecs-deploy|s3cmd|ecs-cli|terraform|terragrunt)\s")
+"""Programs that take a role's credentials from the environment where no key is given to them."""
+KEY_OPTION: Final = re.compile(
+    r"(?:^|\s)(?:--?[\w-]*(?:access[-_]key(?:[-_]id)?|secret(?:[-_]access)?[-_]key)[= ]\s*"
+    r"|-backend-config[= ]\s*[\"']?(?:access_key|secret_key)=|-[ks]\s+(?=[\"']?\$\{?AWS_(?:ACCESS|SECRET)))"
+    r"(?P<value>[\"']?\$\{?[A-Za-z_]\w*\}?[\"']?)"
+)
 OPAQUE: Final = "a file"
 """Where a key comes from that a whole credentials file brings."""
 REAL_KEY: Final = re.compile(r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b")
@@ -526,14 +533,11 @@ def _passed(line: Line, assigned: set[str]) -> Iterator[KeyLine]:
         ):
             if ".aws/" not in text:
                 yield _key(line, Form.PASSED, found["name"], found["value"], assigned)
-    for found in re.finditer(
-        r"\s--?[\w-]*(?:access[-_]key(?:[-_]id)?|secret(?:[-_]access)?[-_]key)[= ]\s*"
-        r"(?P<value>[\"']?\$\{?[A-Za-z_]\w*\}?[\"']?)",
-        text,
-    ):
+    for found in KEY_OPTION.finditer(text):
         source = found["value"].strip("\"'").strip("${}")
-        if source in KEY_NAMES or re.match(r"\s*(?:ecs|ecs-deploy|s3cmd|ecs-cli)\b", text):
-            name = KEY_ID if "secret" not in found[0] else SECRET_KEY
+        if source in KEY_NAMES or KEY_TOOLS.match(text):
+            secret = "secret" in found[0].lower() or found[0].lstrip().startswith("-s")
+            name = SECRET_KEY if secret else KEY_ID
             yield KeyLine(
                 first=line.first, last=line.last, form=Form.ARGUMENT, name=name, origin=Origin.STATIC, source=source
             )

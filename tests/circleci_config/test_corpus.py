@@ -6,6 +6,8 @@ import difflib
 import json
 import random
 import re
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +102,37 @@ def test_the_second_run_changes_nothing(migrations):
             count += 1
     print(f"{count} results run again")
     assert count
+
+
+def texts(data):
+    if isinstance(data, dict):
+        for value in data.values():
+            yield from texts(value)
+    elif isinstance(data, list):
+        for item in data:
+            yield from texts(item)
+    elif isinstance(data, str):
+        yield data
+
+
+def is_script(text):
+    script = re.sub(r"<<\s*[\w.-]+\s*>>", "PARAMETER", text).replace("\\<<", "<<")
+    return subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash to ask")
+def test_every_changed_script_is_one_still(migrations):
+    changed = {}
+    for path, migration in migrations[0].items():
+        if migration.verdict is Verdict.MIGRATED:
+            before = {text.replace("<<", "\\<<") for text in texts(parse(migration.before).data)}
+            for text in texts(parse(migration.after).data):
+                if "\n" in text and text not in before and text.replace("<<", "\\<<") not in before:
+                    changed.setdefault(text, path.name)
+    assert changed
+    for text, name in changed.items():
+        assert is_script(text), (name, text)
+    print(f"{len(changed)} changed or new scripts are bash's grammar")
 
 
 def test_no_job_needs_a_stored_key_afterwards_and_no_other_is_touched(migrations):

@@ -71,6 +71,10 @@ def refused(text, options=OPTIONS):
         ("AWS_ACCESS_KEY_ID=${<< parameters.key >>} AWS_SECRET_ACCESS_KEY=$<<parameters.secret>> make", "make"),
         ("aws configure <<EOF\n$PROD_ACCESS_KEY\n$PROD_SECRET\neu-west-1\njson\nEOF\naws s3 ls", "aws s3 ls"),
         ("printf '%s\\n' $K_ACCESS_KEY_ID $S us json | aws configure --profile p\naws s3 ls", "aws s3 ls"),
+        ("s3cmd --access_key=$K --secret_key=$S ls", "s3cmd ls"),
+        ("./ecs-deploy -k $AWS_ACCESS_KEY_ID -s $AWS_SECRET_ACCESS_KEY -r eu-west-1 -c c", "./ecs-deploy -r eu-west-1 -c c"),
+        ('terraform init -backend-config="access_key=$AWS_ACCESS_KEY_ID" -backend-config="bucket=b"',
+         'terraform init -backend-config="bucket=b"'),
         ("export AWS_ACCESS_KEY_ID=${!NAME}\naws s3 ls", "aws s3 ls"),
         ("K=$(eval echo \\$${STAGE}_KEY)\nexport AWS_ACCESS_KEY_ID=$K\naws s3 ls", "K=$(eval echo \\$${STAGE}_KEY)\naws s3 ls"),
         # Left alone: dummies, what the script makes itself, what names no key.
