@@ -93,6 +93,9 @@ class What(StrEnum):
     COMPOSE = "hands the key to docker-compose"
 
 
+_LOGINS: Final = frozenset({What.OIDC, What.LOGIN})
+
+
 class How(StrEnum):
     """How the credentials of a run come; the texts are what `--explain` shows."""
 
@@ -412,7 +415,7 @@ class _Reader:
             if key not in known.ECR_JOB_WORDS and isinstance(value, list) and _looks_like_steps(value)
             for event in self._walk(value, _Place(path=(*inside, key), scope=self.scope, bindings={}, top=inside))
         ]
-        logged = any(event.what is What.OIDC for event in parameters)
+        logged = any(event.what in _LOGINS for event in parameters)
         if logged:
             events = [event for event in events if event.what is not What.ORB]
         events = [*parameters, *events] if logged else [*events, *parameters]
@@ -599,7 +602,7 @@ class _Reader:
             for event in self._walk(value, replace(place, path=(*path, key), depth=place.depth + 1))
         ]
         own = list(self._orb_events(orb, command, parameters, path, place.top, place=place))
-        if any(event.what is What.OIDC for event in nested):
+        if any(event.what in _LOGINS for event in nested):
             own = [event for event in own if event.what is not What.ORB]
             yield from nested
             yield from own

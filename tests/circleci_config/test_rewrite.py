@@ -283,6 +283,27 @@ workflows:
     assert scan == {"scan": {"requires": ["aws-ecr/build_and_push_image"]}}
 
 
+def test_a_login_that_is_given_as_steps_is_moved_where_it_stands():
+    text = """\
+version: 2.1
+orbs:
+  aws-ecr: circleci/aws-ecr@9.0
+  aws-cli: circleci/aws-cli@4.1
+workflows:
+  main:
+    jobs:
+      - aws-ecr/build_and_push_image: {repo: r, auth: [aws-cli/setup: {aws_access_key_id: K}]}
+"""
+    (job,) = parse(migrated(text).after).data["workflows"]["main"]["jobs"]
+    assert job == {
+        "aws-ecr/build_and_push_image": {
+            "repo": "r",
+            "auth": [{"aws-cli/setup": {"role_arn": ROLE}}],
+            "context": "aws-oidc",
+        }
+    }
+
+
 def test_an_executor_that_takes_other_parameters_is_refused():
     text = """\
 version: 2.1
