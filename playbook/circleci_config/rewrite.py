@@ -20,7 +20,7 @@ from playbook.circleci_config.invocations import Invocations, named_profile
 from playbook.circleci_config.login import Login, problem
 from playbook.circleci_config.logins import Logins, step_of
 from playbook.circleci_config.options import Options, Refusal
-from playbook.circleci_config.shell import OPAQUE, Form
+from playbook.circleci_config.shell import OPAQUE, REAL_KEY, Form, Origin
 from playbook.circleci_config.splices import spliced
 from playbook.circleci_config.understand import ASSUMED, Reading, What, is_stored, understand
 from playbook.circleci_config.wanted import Wanted
@@ -207,6 +207,13 @@ class _Planner:
         if run.self_hosted:
             self._wanted.note(f"{run.job}: its runner is your own; a role that the machine has is not used any more")
         for event in run.events:
+            literal = event.line is not None and event.line.origin is Origin.LITERAL
+            if event.what is What.ENVIRONMENT:
+                literal = bool(REAL_KEY.search(str(self._wanted.at(event.path))))
+            if literal:
+                self._wanted.note(
+                    f"{run.job}: a key is written in the file itself, and stays in the repository's history"
+                )
             if event.what is What.HIDDEN or (event.what is What.USE and "for which the AWS CLI" in event.detail):
                 self._wanted.note(f"{run.job}: what {event.detail} does is out of sight")
             elif event.what is What.USE and event.detail.endswith(ASSUMED):

@@ -518,6 +518,18 @@ def test_what_a_person_must_know_is_noted():
     assert "no bash" in " ".join(plain.notes)
 
 
+def test_a_key_that_is_written_in_the_file_is_told_and_not_repeated():
+    key = "AKIA" + "Q" * 16
+    for step in (
+        f"      - run: AWS_ACCESS_KEY_ID={key} make",
+        f"      - run: {{command: make, environment: {{AWS_ACCESS_KEY_ID: {key}}}}}",
+    ):
+        migration = migrated(config(step))
+        assert key not in migration.after
+        assert any("history" in note for note in migration.notes)
+        assert not any(key in note for note in migration.notes)
+
+
 def test_a_region_that_the_job_sets_is_left_to_it():
     script = "      - run: echo 'export AWS_DEFAULT_REGION=eu-north-1' >> $BASH_ENV\n      - run: aws s3 ls"
     steps = steps_of(config(script), replace(OPTIONS, region="us-east-1"))
