@@ -189,7 +189,8 @@ class _Judge:
             return _unknown(f"the id beside it is new ({key.id}), but this one's own write is not shown")
         if written < key.created_at - CLOCKS_APART:
             why = f"it was written before {key.id}, whose id stands beside it, was made: the pair is broken"
-            return Verdict(exposure=Exposure.EXPOSED, why=why)
+            held = self.window is not None and self.window.held(written)
+            return Verdict(exposure=Exposure.EXPOSED if held else Exposure.UNKNOWN, why=why)
         return _rotated(f"written with the id of {key.id}, made after that")
 
     def _off(self, key: AccessKey) -> bool:

@@ -123,7 +123,7 @@ class Action(ABC):
     changes: ClassVar[bool] = True
     """False for a gate: it only looks, and `apply` is never called."""
     at_most_once: ClassVar[bool] = False
-    """True for a create: its request is handed to the network once per durable intent."""
+    """True for a create or a rerun: its request is handed to the network once per durable intent."""
     provides: ClassVar[bool] = False
     """`apply` puts a secret into `held`, under `credential`."""
     needs: ClassVar[bool] = False

@@ -59,7 +59,7 @@ class SecretPlace:
 
     def describe(self, name: str) -> str:
         """For a person: `API token badge of gh/acme/api`."""
-        return f"{NAMES[self.kind]} {display(name)} of {display(self.place)}"
+        return f"{NAMES.get(self.kind, self.kind.value)} {display(name)} of {display(self.place)}"
 
     @property
     def project(self) -> Project:

@@ -192,6 +192,14 @@ def test_what_is_no_secret_has_no_verdict() -> None:
     assert judge(Inventory(generated_at="", secrets=(claims, empty)), WINDOW) == {}
 
 
+def test_a_broken_pair_written_after_the_window_is_no_proof_either_way() -> None:
+    made = AFTER + timedelta(hours=1)
+    held, beside = pair(DEPLOY, id_written=made, secret_written=AFTER)
+    found = verdict(beside, keys=[a_key(made)], beside=[held])
+    assert found.exposure is UNKNOWN
+    assert "the pair is broken" in found.why
+
+
 # --- Windows ----------------------------------------------------------------------------------------------------------
 
 

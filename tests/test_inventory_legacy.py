@@ -11,6 +11,8 @@ from playbook.model import Case, Question
 from playbook.ports import AccessKey, KeyStatus, MaskedVariable, SecretKind, Sink, SinkKind, StoredSecret, User
 from steps.decisions import decide_keys
 
+READ_AT = "2026-01-05T09:00:00+00:00"
+
 MADE = datetime(2022, 6, 1, tzinfo=UTC)
 ACCOUNT = "111111111111"
 DEPLOY = Sink(kind=SinkKind.CONTEXT, id="c-1", name="deploy", organization="gh/acme")
@@ -99,7 +101,7 @@ def test_a_whole_id_is_certain_a_tail_is_not_and_two_keys_are_none() -> None:
 
 
 def test_a_key_that_only_a_legacy_integration_holds_has_no_safe_default() -> None:
-    question = asked_about(Inventory(generated_at="", keys=(a_key("WXYZ"),), secrets=(legacy("WXYZ"),)))[
+    question = asked_about(Inventory(generated_at=READ_AT, keys=(a_key("WXYZ"),), secrets=(legacy("WXYZ"),)))[
         a_key("WXYZ").id
     ]
     assert question.default is None
@@ -109,7 +111,9 @@ def test_a_key_that_only_a_legacy_integration_holds_has_no_safe_default() -> Non
 
 
 def test_a_key_that_a_legacy_integration_holds_too_is_not_replaced_under_its_feet() -> None:
-    inventory = Inventory(generated_at="", keys=(a_key("WXYZ"),), variables=pair("WXYZ"), secrets=(legacy("WXYZ"),))
+    inventory = Inventory(
+        generated_at=READ_AT, keys=(a_key("WXYZ"),), variables=pair("WXYZ"), secrets=(legacy("WXYZ"),)
+    )
     question = asked_about(inventory)[a_key("WXYZ").id]
     assert "replace" in question.refused
     assert "deactivate" not in question.refused
@@ -118,7 +122,9 @@ def test_a_key_that_a_legacy_integration_holds_too_is_not_replaced_under_its_fee
 
 
 def test_a_key_elsewhere_is_not_held_back_by_it() -> None:
-    inventory = Inventory(generated_at="", keys=(a_key("WXYZ"),), variables=pair("WXYZ"), secrets=(legacy("ABCD"),))
+    inventory = Inventory(
+        generated_at=READ_AT, keys=(a_key("WXYZ"),), variables=pair("WXYZ"), secrets=(legacy("ABCD"),)
+    )
     question = asked_about(inventory)[a_key("WXYZ").id]
     assert question.refused == {}
     assert question.proposal == "replace"
@@ -131,7 +137,7 @@ def test_the_question_says_what_the_key_opens() -> None:
         arn=f"arn:aws:iam::{ACCOUNT}:user/ci-deploy",
         reach=("everything (policy AdministratorAccess)",),
     )
-    inventory = Inventory(generated_at="", keys=(a_key("WXYZ"), a_key("ABCD", user="x")), users=(user,))
+    inventory = Inventory(generated_at=READ_AT, keys=(a_key("WXYZ"), a_key("ABCD", user="x")), users=(user,))
     found = asked_about(inventory)
     assert found[a_key("WXYZ").id].detail["opens"] == "everything (policy AdministratorAccess)"
     assert found[a_key("ABCD").id].detail["opens"] == ""
