@@ -140,7 +140,11 @@ class _RevokeSessions(Action):
             reason = f"the policy {POLICY} of {self._holder} does not show yet"
             return Observation(
                 # Not `visible`: a thief who takes the policy off would have five minutes.
-                status=Status.PENDING, evidence=evidence, reason=reason, wait="sink", otherwise=Status.ABSENT
+                status=Status.PENDING,
+                evidence=evidence,
+                reason=reason,
+                wait="sink",
+                otherwise=Status.ABSENT,
             )
         return Observation(status=Status.ABSENT, evidence=evidence)
 
