@@ -12,6 +12,7 @@ from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
 from playbook.engine import Engine
 from playbook.errors import CredentialsError, ExitCode
 from playbook.journal import Journal, this_host
+from playbook.model import Recovery
 from playbook.ports import KeyStatus, Waits
 from playbook.records import Opened
 from playbook.twins.faults import FAULTS, Faults, Kind
@@ -83,7 +84,7 @@ class Played:
         engine = Engine(
             self.journal,
             self.world.platforms(),
-            Responder(strategy="contain", severity="confirmed"),
+            Responder(strategy="contain", severity="confirmed", lost=Recovery.REWRITE_SWITCHED),
             waits=Waits(),
             parallel=1,
             pilot=0,
@@ -99,6 +100,7 @@ class Played:
         if codes[0] is not ExitCode.DONE:
             self.world.faults = Faults()
             codes.append(self.run(PLAYBOOK))
+        assert codes[-1] is ExitCode.DONE, codes
         self.world.clock.sleep(30 * 3600)
         codes.append(self.run((RETIREMENT,), again=frozenset({RETIREMENT.id}), closes=False))
         if codes[-1] is not ExitCode.DONE:
