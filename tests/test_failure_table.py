@@ -160,9 +160,8 @@ def test_slow_consistency_ends_in_the_same_world(lag_s):
 
 def table():
     lines = [f"| fault | {' | '.join(WRITES.values())} |", f"|---|{'---|' * len(WRITES)}"]
-    for kind in KINDS:
-        lines.append(f"| `{kind}`: {FAULTS[kind]} | {' | '.join(OUTCOMES[write, kind] for write in WRITES)} |")
-    return "\n".join(lines)
+    ends = {kind: " | ".join(OUTCOMES[write, kind] for write in WRITES) for kind in KINDS}
+    return "\n".join([*lines, *(f"| `{kind}`: {FAULTS[kind]} | {ends[kind]} |" for kind in KINDS)])
 
 
 def test_the_page_shows_what_the_faults_came_to():
