@@ -188,7 +188,9 @@ class RevokeUserSessions(_RevokeSessions):
     """Deny everything to the sessions that a user's keys have made (`GetSessionToken`, `GetFederationToken`)."""
 
     kind: ClassVar[str] = "iam:revoke-user-sessions"
-    permissions: ClassVar[frozenset[str]] = frozenset({"iam:GetUserPolicy", "iam:PutUserPolicy", "iam:ListAccessKeys"})
+    permissions: ClassVar[frozenset[str]] = frozenset(
+        {"iam:GetUserPolicy", "iam:PutUserPolicy", "iam:ListAccessKeys", "iam:ListAttachedUserPolicies"}
+    )
 
     user: str
 
