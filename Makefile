@@ -33,7 +33,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix $(SOURCES)
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -s tests/bench.py
+	$(BIN)/python -m pytest -q -s tests/bench.py tests/bench_rotation.py
 
 # The full matrix of the crash sweep and 1,000 random histories; takes a while.
 torture: $(VENV)/.dev

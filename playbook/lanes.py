@@ -321,6 +321,7 @@ class Lanes:
             Observation(
                 status=Status.PRESENT, evidence={"overridden": True, "reason": reason, "instead_of": trouble.reason}
             ),
+            event="overridden",
         )
         lane.trouble, lane.wake_at = None, 0.0
 
@@ -404,12 +405,12 @@ class Lanes:
             case Status.ABSENT:
                 return self._apply(lane, action, seen)
 
-    def _verified(self, lane: Lane, action: Action, seen: Observation) -> None:
+    def _verified(self, lane: Lane, action: Action, seen: Observation, event: str = "verified") -> None:
         self._journal.append(Verified(key=action.key, evidence=dict(seen.evidence)))
         self._world.looked(action.key, None)
         lane.pending.pop(action.key, None)
         (lane.detour or lane.queue).popleft()
-        self._engine.tell("verified", {"key": action.key, "what": action.describe(), "changes": action.changes})
+        self._engine.tell(event, {"key": action.key, "what": action.describe(), "changes": action.changes})
 
     def _settle_pending(self, lane: Lane, action: Action, seen: Observation) -> Status:
         """Bound a pending look: set when to look again, or say what it counts as now that its wait is over."""

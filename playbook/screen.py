@@ -48,6 +48,7 @@ _LINES: Final = {
     "applied": ("   done    {what}", ""),
     "verified": ("   seen    {what}", "green"),
     "proved": ("   proved  {what}", "green"),
+    "overridden": ("   PASSED  at your word, not seen: {what}", "bold yellow"),
     "waiting": ("   ... looking again in {seconds:.0f} s", "dim"),
     "repair": ("   REPAIR  {why}", "yellow"),
     "reset": ("   AGAIN   the secret of {lost} is lost; a new key takes its place", "yellow"),
@@ -174,6 +175,8 @@ class Screen:
         for finding in outcome.findings:
             if finding.due_at:
                 self.result(f"LATER  from {finding.due_at}: {finding.text}")
+        for line in _passed(state):
+            self.result(line)
         self.result(words)
         if following:
             self.result(f"Next:  {following}")
@@ -378,6 +381,14 @@ class ReadingProgress:
             else:
                 self._stream.write(f"{line}\n")
             self._stream.flush()
+
+
+def _passed(state: State) -> Iterator[str]:
+    """The gates that a human passed: what they found instead, and the reason."""
+    for progress in state.progress.values():
+        seen = progress.evidence
+        if progress.state == "verified" and seen.get("overridden"):
+            yield f"PASSED at your word, not seen in place: {seen['instead_of']}; the reason given: {seen['reason']}"
 
 
 def _safe(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from playbook.model import Action, Finding, Phase, Plan, Severity, Step
+from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
 from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
 from steps.session_policies import RemoveSessionPolicy
 from steps.stop_new_work import AllowNewWork
@@ -31,12 +32,16 @@ class PutBack(Step):
         """Reads nothing but the case: each compensation looks at the world itself."""
         del view, ask
         deleted = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
+        # What took a deleted key's place is all there is: taking it away would put nothing back.
+        unlocked = {action.fingerprint for action, _ in case.applied if isinstance(action, DeleteCheckoutKey)}
         actions: dict[str, Action] = {}
         lost: list[str] = []
         findings: list[Finding] = []
         confirmed = case.answers.get("incident.severity") == Severity.CONFIRMED.value
         for action, evidence in case.applied:
-            gone = isinstance(action, DeactivateKey) and action.key_id in deleted
+            gone = (isinstance(action, DeactivateKey) and action.key_id in deleted) or (
+                isinstance(action, CreateCheckoutKey) and action.old in unlocked
+            )
             back = () if gone else action.undo(evidence)
             actions |= {compensation.key: compensation for compensation in back if compensation.key not in actions}
             if not back and action.destroys:

@@ -9,6 +9,7 @@ from playbook.model import Action, Finding, Observation, Phase, Plan, Question, 
 from playbook.ports import display
 from steps.decisions import ask_grace_hours
 from steps.iam_keys import DeactivateKey, DeleteKey, list_keys, switched_off_at
+from steps.replace_access_keys import StoreKey
 from steps.session_policies import (
     ROLE_SESSION,
     USER_SESSION,
@@ -19,6 +20,8 @@ from steps.session_policies import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from playbook.model import Ask, Case
     from playbook.ports import Evidence, KeyListing, View
 
@@ -39,6 +42,7 @@ class RetireOldKeys(Step):
         """Ask about each deletion: it is never implied."""
         actions: list[Action] = []
         findings: list[Finding] = []
+        stores = [action for action, _ in case.applied if isinstance(action, StoreKey)]
         for action, evidence in case.applied:
             if isinstance(action, RevokeUserSessions | RevokeRoleSessions):
                 actions += _due_policy(view, action, evidence)
@@ -55,16 +59,7 @@ class RetireOldKeys(Step):
                 text = f"Switched off, and not to be deleted yet: {who}."
                 findings.append(Finding(level="note", text=text, due_at=when))
             elif self._agreed(view, action, ask):
-                actions.append(
-                    DeleteKey(
-                        account=action.account,
-                        user=action.user,
-                        key_id=action.key_id,
-                        soaks=True,
-                        pairs=action.pairs,
-                        mint=action.mint,
-                    )
-                )
+                actions.append(_deletion(action, stores))
             else:
                 findings.append(Finding(level="note", text=f"Due, and kept at your word: {who}."))
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
@@ -81,6 +76,20 @@ class RetireOldKeys(Step):
                 subject=action.subject,
             )
         )
+
+
+def _deletion(action: DeactivateKey, stores: Sequence[StoreKey]) -> DeleteKey:
+    """The end of a key, while every place that was given its successor holds it: a containment knew no places yet."""
+    mine = [store for store in stores if (store.account, store.old_key_id) == (action.account, action.key_id)]
+    pairs = dict.fromkeys((*action.pairs, *(store.pair for store in mine)))
+    return DeleteKey(
+        account=action.account,
+        user=action.user,
+        key_id=action.key_id,
+        soaks=True,
+        pairs=tuple(pairs),
+        mint=action.mint or next((store.mint for store in mine), ""),
+    )
 
 
 def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:

@@ -242,6 +242,20 @@ def test_a_key_whose_place_went_back_to_it_is_not_deleted() -> None:
     assert any("does not hold the new key" in trouble.reason for trouble in outcome.troubles)
 
 
+def test_after_a_containment_too_every_place_is_read_before_the_old_key_is_deleted() -> None:
+    world = TwinWorld(two_users())
+    journal = rotate(world, Answers(strategy="contain", severity="confirmed"))
+    sink = next(item for item in world.platforms().circleci.contexts(world.platforms().circleci.organizations()[0]))
+    world.foreign_put_pair(sink, OLD[USER], "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    world.clock.sleep(25 * 3600)
+
+    outcome = alone(world, journal, RETIREMENT, Operator(AGREED))
+
+    assert OLD[USER] in statuses(world)
+    assert any("does not hold the new key" in trouble.reason for trouble in outcome.troubles)
+    assert OLD["ci-ecr"] not in statuses(world, "ci-ecr")
+
+
 def test_a_fresh_switching_off_soaks_first() -> None:
     world = TwinWorld(two_users())
     journal = rotate(world)

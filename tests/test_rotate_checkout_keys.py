@@ -190,6 +190,17 @@ def test_an_undo_leaves_the_only_key_that_there_is():
     case = played(**{CHECKOUT: recreated})
     assert case.play(*STEPS).exit_code is ExitCode.DONE
     new = checkout_keys(case)
+    assert case.play(PutBack()).exit_code is ExitCode.DONE
+    assert any(f"Cannot be put back: delete the checkout key {OLD}" in text for text in case.findings("undo"))
+    assert checkout_keys(case) == new
+
+
+def test_an_undo_leaves_the_new_key_when_somebody_else_deleted_the_old_one():
+    case = played(["deny:delete_checkout_key:1x1"], **{CHECKOUT: recreated})
+    assert case.play(*STEPS).exit_code is not ExitCode.DONE
+    stored = case.world.state.circleci.projects[API].checkout_keys
+    stored[:] = [item for item in stored if item.fingerprint != OLD]
+    new = checkout_keys(case)
     outcome = case.play(PutBack())
     assert any("nothing could be checked out" in trouble.reason for trouble in outcome.troubles)
     assert checkout_keys(case) == new

@@ -143,6 +143,7 @@ def until_it_ends(incident, home, rng):
     return kills
 
 
+@pytest.mark.timeout(120 + 30 * KILLS)
 def test_killed_at_random_times_every_case_ends_in_the_same_world(lab, tmp_path):
     """Lease, mint, proof, three places, three canaries, gates and the switch, killed anywhere and as often as it is."""
     cases = iter(range(KILLS))
@@ -287,6 +288,23 @@ def test_a_lost_reply_of_the_switch_off(incident, lab, tmp_path):
     done = incident.run(tmp_path, "run", "--batch", "--yes", "--answers", "answers.toml", "--case", "case")
 
     assert done.returncode == 0, done.stderr
+    incident.assert_rotated()
+
+
+@pytest.mark.parametrize("kind", [FaultKind.DROP_REPLY, FaultKind.SERVER_ERROR, FaultKind.THROTTLE])
+def test_every_write_of_one_run_is_struck_once_and_it_ends_all_the_same(incident, lab, tmp_path, kind):
+    """Contained, sessions denied, leased, replaced, proved by canaries: each kind of write fails once on the wire."""
+    (tmp_path / "answers.toml").write_text(incident.answers(keys='strategy = "contain"\non_lost_secret = "recreate"'))
+    struck = ["UpdateAccessKey", "PutUserPolicy", "TagUser", "CreateAccessKey", "UntagUser"]
+    lab.aws.inject(*(Fault(operation=name, kind=kind) for name in struck))
+    there = {FaultKind.DROP_REPLY: "drop-reply", FaultKind.SERVER_ERROR: "server-error", FaultKind.THROTTLE: "throttle"}
+    lab.break_circleci(f"{there[kind]}:put_variable:1", f"{there[kind]}:run_inline:1")
+
+    done = incident.run(tmp_path, "run", "--batch", "--yes", "--answers", "answers.toml", "--case", "case")
+
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert [fault.operation for fault in lab.aws._faults if fault.times] == [], "never struck"
+    assert sum(lab.world.faults.struck.values()) == 2
     incident.assert_rotated()
 
 

@@ -207,3 +207,93 @@ def test_ctrl_c_in_the_middle_of_a_live_run_then_resume(env, tmp_path):
         assert any(attempt.reset for attempt in tries)
         made = [attempt for attempt in tries if attempt.applied and "replaces" in attempt.applied]
         print(f"{len(made)} keys made for 4 to replace: a secret died with the first process")
+
+
+# --- A gate that is passed, undo, and the deletion ------------------------------------------------------------------
+
+DOWN = "\x1b[B"
+
+
+def rehearsed(env, case, columns, *options):
+    """A rehearsal up to the approval of its plan, which is given."""
+    terminal = Terminal(["rehearse", "--case", str(case), *options], env=env, columns=columns)
+    count = answer_everything(terminal)[1]
+    terminal.child.expect(DRAWN)
+    terminal.child.send(count + ENTER)
+    return terminal
+
+
+def carries_out(terminal):
+    count = terminal.sees(r"Type (\d+) to carry them out")[1]
+    terminal.child.expect(DRAWN)
+    terminal.child.send(count + ENTER)
+
+
+def words(terminal):
+    """What was shown, whatever the width broke it into."""
+    return re.sub(r"\s+", " ", terminal.shown())
+
+
+def old_keys(case):
+    """By id, how the keys that the case switched off stand in the rehearsal's world."""
+    switched = {action["key_id"] for parts in state_of(case).plans.values() for part in parts
+                for action in part.actions if action["kind"] == "iam:deactivate-access-key"}  # fmt: skip
+    keys = {name: changes[-1] for account in world(case)["keys"].values() for name, changes in account.items()}
+    return {name: keys[name]["status"] for name in switched}
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_canary_that_fails_is_passed_with_a_reason_and_then_all_of_it_is_undone(env, tmp_path, columns):
+    case = tmp_path / "case"
+    terminal = rehearsed({**env, "NO_COLOR": "1"}, case, columns, "--inject", "deny:run_inline:1")
+    terminal.sees("This failed")
+    terminal.answers("What now", DOWN * 3 + ENTER)
+    terminal.answers("Why may this be passed", "the build was watched" + ENTER)
+
+    assert terminal.ends() == 0
+    assert "PASSED at your word, not seen: run a canary job" in words(terminal)
+    assert "the reason given: the build was watched" in words(terminal)
+    passed = [item.evidence for item in state_of(case).progress.values() if item.evidence.get("overridden")]
+    assert [item["reason"] for item in passed] == ["the build was watched"]
+    seen = [item for key, item in state_of(case).progress.items() if key.startswith("circleci:run-canary:")]
+    assert len(seen) > len(passed)
+    assert set(old_keys(case).values()) == {"Inactive"}
+
+    undo = Terminal(["undo", str(case)], env={**env, "NO_COLOR": "1"}, columns=columns)
+    carries_out(undo)
+
+    assert undo.ends() == 0
+    assert "Undone: what can be put back is back as it was" in words(undo)
+    assert set(old_keys(case).values()) == {"Active"}
+    status = Terminal(["status", str(case)], env=env, columns=columns)
+    assert status.ends() == 0
+    assert "rehearsal, undone" in words(status)
+
+
+def test_a_finished_case_offers_the_deletion_and_does_it_once_agreed_to(env, tmp_path):
+    case = tmp_path / "case"
+    terminal = rehearsed(env, case, 100)
+    assert terminal.ends() == 0
+    before = old_keys(case)
+
+    early = Terminal(["resume", str(case)], env=env)
+    assert early.ends() == 0
+    assert "Nothing was deleted: no old key is due" in words(early)
+    assert old_keys(case) == before
+
+    later = json.loads((case / "world.json").read_bytes())
+    later["now"] = re.sub(r"-11-02", "-11-04", later["now"])
+    (case / "world.json").write_text(json.dumps(later))
+    retire = Terminal(["resume", str(case)], env=env)
+    asked = []
+    while len(asked) < len(before):
+        key_id = retire.sees(r"Delete (AKIA[A-Z2-7]{16}) of")[1]
+        if key_id not in asked:  # an answered question is drawn once more
+            retire.child.expect(DRAWN)
+            retire.child.send(("n" if asked else "y") + ENTER)
+            asked.append(key_id)
+    carries_out(retire)
+
+    assert retire.ends() == 0
+    assert "Retired: the old keys that were due are deleted for good" in words(retire)
+    assert [name for name, status in old_keys(case).items() if status is None] == asked[:1]
