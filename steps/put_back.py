@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from playbook.model import Action, Finding, Phase, Plan, Severity, Step
+from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
 from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
 from steps.user_lease import ReleaseLease
 
@@ -28,14 +29,13 @@ class PutBack(Step):
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Reads nothing but the case: each compensation looks at the world itself."""
         del view, ask
-        deleted = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
+        deleted = _deleted(case)
         actions: dict[str, Action] = {}
         lost: list[str] = []
         findings: list[Finding] = []
         confirmed = case.answers.get("incident.severity") == Severity.CONFIRMED.value
         for action, evidence in case.applied:
-            gone = isinstance(action, DeactivateKey) and action.key_id in deleted
-            back = () if gone else action.undo(evidence)
+            back = () if _replaces(action) in deleted else action.undo(evidence)
             actions |= {compensation.key: compensation for compensation in back if compensation.key not in actions}
             if not back and action.destroys:
                 lost.append(action.describe())
@@ -46,3 +46,16 @@ class PutBack(Step):
         if len(lost) > NAMED:
             findings.append(Finding(level="warning", text=f"And {len(lost) - NAMED} more cannot be put back."))
         return Plan(step=self.id, actions=tuple(actions.values()), findings=tuple(findings))
+
+
+def _deleted(case: Case) -> set[str]:
+    """The keys of AWS and the checkout keys that this case deleted for good."""
+    keys = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
+    return keys | {action.fingerprint for action, _ in case.applied if isinstance(action, DeleteCheckoutKey)}
+
+
+def _replaces(action: Action) -> str:
+    """What must still be there for an action to be put back: without its predecessor a checkout key must stay."""
+    if isinstance(action, DeactivateKey):
+        return action.key_id
+    return action.old if isinstance(action, CreateCheckoutKey) else ""

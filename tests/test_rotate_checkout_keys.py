@@ -185,9 +185,20 @@ def test_an_undo_takes_the_new_key_away_while_the_old_one_is_there():
     assert checkout_keys(case) == [OLD]
 
 
-def test_an_undo_leaves_the_only_key_that_there_is():
+def test_an_undo_leaves_the_only_key_that_there_is_and_comes_to_its_end():
     case = played(**{CHECKOUT: recreated})
     assert case.play(*STEPS).exit_code is ExitCode.DONE
+    new = checkout_keys(case)
+    assert case.play(PutBack()).exit_code is ExitCode.DONE
+    assert any("Cannot be put back" in text and OLD in text for text in case.findings("put_back"))
+    assert checkout_keys(case) == new
+
+
+def test_an_undo_stops_where_somebody_else_deleted_the_old_key():
+    case = played(["deny:delete_checkout_key:1x1"], **{CHECKOUT: recreated})
+    assert case.play(*STEPS).exit_code is not ExitCode.DONE
+    listed = project(case)
+    listed.checkout_keys = [item for item in listed.checkout_keys if item.fingerprint != OLD]
     new = checkout_keys(case)
     outcome = case.play(PutBack())
     assert any("nothing could be checked out" in trouble.reason for trouble in outcome.troubles)
