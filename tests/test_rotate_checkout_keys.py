@@ -190,7 +190,7 @@ def test_an_undo_leaves_the_only_key_that_there_is_and_comes_to_its_end():
     assert case.play(*STEPS).exit_code is ExitCode.DONE
     new = checkout_keys(case)
     assert case.play(PutBack()).exit_code is ExitCode.DONE
-    assert any("Cannot be put back" in text and OLD in text for text in case.findings("put_back"))
+    assert any("Cannot be put back" in text and OLD in text for text in case.findings("undo"))
     assert checkout_keys(case) == new
 
 
