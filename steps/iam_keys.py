@@ -240,7 +240,14 @@ class DeleteKey(KeyAction):
         if left > 0:
             reason = f"{self.key_id} stays off for {view.waits.soak} s before it is deleted"
             return Observation(status=Status.PENDING, reason=reason, again_s=left)
-        used = view.aws(self.account).last_used(self.key_id)
+        try:
+            used = view.aws(self.account).last_used(self.key_id)
+        except AwsError as error:
+            if error.code != "NoSuchEntity":
+                raise
+            # A try of ours whose reply was lost, or somebody else: the list has yet to show it.
+            reason = f"{self.key_id} is deleted but still listed"
+            return Observation(status=Status.PENDING, reason=reason, wait="visible")
         if used.at is not None and used.at > off_at:
             who = f"{display(used.service) or 'a service'} in {display(used.region) or 'some region'}"
             reason = f"somebody tried {self.key_id} at {used.at.isoformat()}, after it was off ({who}); find out who"

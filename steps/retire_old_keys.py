@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from playbook.errors import AwsError
 from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Step
 from playbook.ports import display
 from steps.decisions import ask_grace_hours
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from playbook.model import Ask, Case
-    from playbook.ports import KeyListing, View
+    from playbook.ports import KeyListing, LastUsed, View
 
 
 class RetireOldKeys(Step):
@@ -46,7 +47,9 @@ class RetireOldKeys(Step):
                 when = due.isoformat(timespec="minutes") if due is not None else ""
                 text = f"Switched off, and not to be deleted yet: {who}."
                 findings.append(Finding(level="note", text=text, due_at=when))
-            elif self._agreed(view, action, ask):
+            elif (used := _last_used(view, action)) is None:
+                continue
+            elif self._agreed(action, used, ask):
                 actions.append(
                     DeleteKey(
                         account=action.account,
@@ -61,13 +64,12 @@ class RetireOldKeys(Step):
                 findings.append(Finding(level="note", text=f"Due, and kept at your word: {who}."))
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
 
-    def _agreed(self, view: View, action: DeactivateKey, ask: Ask) -> bool:
-        used = view.aws(action.account).last_used(action.key_id).at
+    def _agreed(self, action: DeactivateKey, used: LastUsed, ask: Ask) -> bool:
+        last = used.at.date().isoformat() if used.at is not None else "never"
         return ask(
             Question(
                 id=f"keys.delete_after_grace:{action.lane}/{action.key_id}",
-                prompt=f"Delete {action.key_id} of {display(action.user)} for good (off, last used "
-                f"{used.date().isoformat() if used is not None else 'never'})?",
+                prompt=f"Delete {action.key_id} of {display(action.user)} for good (off, last used {last})?",
                 kind=bool,
                 answer_key="keys.delete_after_grace",
                 subject=action.subject,
@@ -79,6 +81,16 @@ def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:
     """Whether there is nothing to retire: the key is gone, or somebody switched it on again."""
     found = listing.find(action.key_id)
     return found is None or found.is_active
+
+
+def _last_used(view: View, action: DeactivateKey) -> LastUsed | None:
+    """When the key signed last; None when it is deleted and a list shows it still."""
+    try:
+        return view.aws(action.account).last_used(action.key_id)
+    except AwsError as error:
+        if error.code != "NoSuchEntity":
+            raise
+        return None
 
 
 def _due(action: DeactivateKey, off_at: datetime | None, ask: Ask) -> datetime | None:

@@ -187,6 +187,30 @@ def test_nothing_is_deleted_before_its_grace_time_is_over() -> None:
     assert [finding.due_at for finding in outcome.findings if "not to be deleted yet" in finding.text]
 
 
+def test_a_retirement_that_died_just_after_a_deletion_goes_on_while_the_list_lags() -> None:
+    """The list shows the deleted key for some seconds, and nothing more can be asked about it."""
+    world = TwinWorld(two_users())
+    journal = rotate(world)
+    world.clock.sleep(25 * 3600)
+
+    class Died(BaseException):
+        """The process is gone."""
+
+    def die(call, moment):
+        if call.operation == "delete_access_key" and moment == "after":
+            raise Died
+
+    world.on_call = die
+    with pytest.raises(Died):
+        alone(world, journal, RETIREMENT, Operator(AGREED))
+    world.on_call = lambda _call, _moment: None
+
+    outcome = alone(world, journal, RETIREMENT, Operator(AGREED))
+
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    assert all(OLD[user] not in statuses(world, user) for user in OLD)
+
+
 def test_after_the_grace_time_the_silent_key_is_deleted_and_the_new_one_stays() -> None:
     world = TwinWorld(two_users())
     journal = rotate(world)
