@@ -9,7 +9,8 @@ from playbook.errors import AwsError
 from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Step
 from playbook.ports import display
 from steps.decisions import ask_grace_hours
-from steps.iam_keys import DeactivateKey, DeleteKey, list_keys, switched_off_at
+from steps.iam_keys import DeactivateKey, DeleteKey, Pair, list_keys, switched_off_at
+from steps.replace_access_keys import StoreKey
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,14 +51,15 @@ class RetireOldKeys(Step):
             elif (used := _last_used(view, action)) is None:
                 continue
             elif self._agreed(action, used, ask):
+                pairs, mint = _successor(action, case)
                 actions.append(
                     DeleteKey(
                         account=action.account,
                         user=action.user,
                         key_id=action.key_id,
                         soaks=True,
-                        pairs=action.pairs,
-                        mint=action.mint,
+                        pairs=pairs,
+                        mint=mint,
                     )
                 )
             else:
@@ -81,6 +83,22 @@ def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:
     """Whether there is nothing to retire: the key is gone, or somebody switched it on again."""
     found = listing.find(action.key_id)
     return found is None or found.is_active
+
+
+def _successor(action: DeactivateKey, case: Case) -> tuple[tuple[Pair, ...], str]:
+    """Where the new key was stored and what made it, so that every place is read again (I5).
+
+    A containment switches off before there is a new key and names no places: they are those that were written since.
+    """
+    if action.pairs:
+        return action.pairs, action.mint
+    stores = [
+        store
+        for store, _ in case.applied
+        if isinstance(store, StoreKey)
+        and (store.account, store.user, store.old_key_id) == (action.account, action.user, action.key_id)
+    ]
+    return tuple(store.pair for store in stores), stores[0].mint if stores else ""
 
 
 def _last_used(view: View, action: DeactivateKey) -> LastUsed | None:
