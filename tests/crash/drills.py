@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from crash.campaign import Case, Verdict, scratch, try_case
-from crash.child import CASE, EVENTS, Conditions, Part, Report, Stranger, begin, run_child
+from crash.child import CASE, EVENTS, Report, begin, run_child
+from crash.conditions import Conditions, Part, Stranger
 from crash.mutants import MUTANTS
 
 from playbook.journal import read
@@ -136,7 +137,7 @@ def watch(conditions: Conditions) -> Watched:
     """Run a world undisturbed, twice."""
     folder = scratch()
     try:
-        begin(folder)
+        begin(folder, conditions)
         (folder / EVENTS).touch()
         report = run_child(folder, conditions, Part(), 0)
         events = (folder / EVENTS).read_text().splitlines()

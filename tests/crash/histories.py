@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from crash.campaign import Case
-from crash.child import LAGS, PAIRS, Conditions, Part, Stranger
+from crash.conditions import LAGS, Conditions, Part, Stranger
+from crash.worlds import PAIRS
 from two_users import OLD
 
 from playbook.model import Recovery

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from crash.campaign import apart, try_all
-from crash.child import Conditions
+from crash.conditions import Conditions
 from crash.drills import watch
 from crash.histories import history
 from crash.matrix import TORTURE
