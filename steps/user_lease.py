@@ -90,7 +90,10 @@ class TakeLease(LeaseAction):
             return Observation(status=Status.PRESENT, evidence=evidence)
         if past and past[-1].applied is not None and tag == str(past[-1].basis.get("lease", "")):
             reason = f"the tag on {display(self.user)} is written but not shown yet"
-            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="sink")
+            # Still not shown after that, it was written over and the other one took its own away: it is free.
+            return Observation(
+                status=Status.PENDING, evidence=evidence, reason=reason, wait="sink", otherwise=Status.ABSENT
+            )
         if tag and since is not None and listing.server_time < since + STALE:
             reason = f"case {display(case)} works on {display(self.user)} since {since.isoformat()}; ask who that is"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
