@@ -42,6 +42,7 @@ from playbook.engine import Engine
 from playbook.errors import ExitCode
 from playbook.journal import Journal, fold, recover, this_host
 from playbook.model import Recovery
+from playbook.modes import journaled
 from playbook.ports import KeyStatus
 from playbook.records import Opened
 from playbook.twins.world import TwinWorld
@@ -56,8 +57,6 @@ SUCCESS, WAITING = 0, 11
 DECISIONS_MAX = 3
 FOLLOWING = frozenset({"waits", "not-begun"})
 """Why a lane stands still only because another one does."""
-GRACE_S = 25 * 3600
-"""Until somebody comes back to retire; an old key stays for a day."""
 HUMAN_S = 600
 """What a human takes to look at it: longer than any lag."""
 
@@ -164,7 +163,7 @@ class Trial:
         if not phase:
             return
         if phase == RETIRE:
-            load_world(self.folder, self.conditions, self._number, ()).clock.sleep(GRACE_S)
+            load_world(self.folder, self.conditions, self._number, ()).clock.sleep(self.conditions.returns_after_s)
         report = Report(ended="killed")
         for part in self.case.after:
             report = self._child(part, phase)
@@ -353,10 +352,11 @@ def _warm_up() -> None:
     if sys.platform == "linux":
         # A worker waits for work for ever, also when the tests' own process was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    twin = TwinWorld(two_users())
+    twin = TwinWorld(two_users(canaries=True))
     journal = Journal(now=twin.clock.now)
     journal.append(Opened(case="warm-up", tool="sweep", mode="rehearsal", host=this_host()))
-    Engine(journal, twin.platforms(), Answers(), parallel=1, executor=OneAfterAnother).run(PLAYBOOK)
+    operator = journaled(Answers(), journal)
+    Engine(journal, twin.platforms(), operator, parallel=1, executor=OneAfterAnother).run(PLAYBOOK)
     gc.collect()
     gc.freeze()
 

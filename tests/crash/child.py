@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 from crash.baton import Baton
 from crash.conditions import LAGS, RETIRE, RUN, UNDO, Conditions, Part
 from crash.ledger import InvariantBroken
-from crash.mutants import MUTANTS
 from crash.oracle import Oracle
+from crash.saga_mutants import MUTANTS
 from crash.worlds import API, PAIRS, WEB, act_as, world_of
 from two_users import OLD, Answers
 

@@ -51,6 +51,8 @@ class Conditions:
     """The keys were contained by `contain_now` before anything else."""
     then: str = ""
     """`retire` or `undo`: what comes after the run."""
+    returns_after_s: int = 25 * 3600
+    """When somebody comes back to retire; an old key stays for a day."""
     early: bool = False
     """It comes as soon as the processes that meet something are over, wherever the run stands."""
     parallel: int = 1

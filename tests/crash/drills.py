@@ -9,14 +9,17 @@ from functools import cache
 
 from crash.campaign import Case, Verdict, scratch, try_case
 from crash.child import CASE, EVENTS, Report, begin, run_child
-from crash.conditions import Conditions, Part, Stranger
-from crash.mutants import MUTANTS
+from crash.conditions import RETIRE, UNDO, Conditions, Part, Stranger
+from crash.saga_mutants import MUTANTS
+from crash.worlds import API
 
 from playbook.journal import read
 from playbook.model import Recovery
 
 REWRITE, CUT = Recovery.REWRITE_SWITCHED.value, Recovery.CUT_OLD.value
 PLAIN = Conditions()
+INLINE = Conditions(canaries="inline")
+OVERRIDDEN = Conditions(canaries="broken", overrides=4)
 
 
 @cache
@@ -83,6 +86,36 @@ def calls_since_intent(conditions: Conditions) -> list[str]:
     return calls[next(i for i, call in enumerate(calls) if call.startswith("create_access_key")) :]
 
 
+def kills_before(conditions: Conditions, operation: str, instants: int) -> Iterator[Case]:
+    """A kill at each of the instants that come before the first call of an operation."""
+    last = instant_of(conditions, operation)
+    for instant in range(last - instants, last, 3):
+        yield Case(conditions=conditions, parts=(Part(kill_at=instant),))
+
+
+def killed_after(conditions: Conditions) -> Iterator[Case]:
+    """A run that ended well, and what comes after it killed at each of its instants."""
+    after = baseline(conditions).after
+    assert after is not None
+    for instant in range(1, after.instants + 1):
+        yield Case(conditions=conditions, after=(Part(kill_at=instant),))
+
+
+def used_afterwards() -> Iterator[Case]:
+    """Somebody tries the old key just before each call of a retirement."""
+    for at in range(1, 8):
+        stranger = Stranger(at=at, what="use-old", at_once=True)
+        yield Case(conditions=Conditions(then=RETIRE), after=(Part(strangers=(stranger,)),))
+
+
+def undone_at(operation: str) -> Iterator[Case]:
+    """An undo right after each instant that follows an operation."""
+    world = Conditions(then=UNDO, early=True)
+    first = instant_of(Conditions(), operation)
+    for instant in range(first, first + 8):
+        yield Case(conditions=world, parts=(Part(kill_at=instant),))
+
+
 DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "never-mint-again": lambda: kills(since="put_variable"),
     "intent-after-effect": uninterrupted,
@@ -119,6 +152,37 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "no-undo-of-an-open-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "undo-counted-by-its-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
+    "skip-the-canary": lambda: uninterrupted(INLINE),
+    "canary-verdict-ignored": lambda: uninterrupted(INLINE),
+    "gate-skipped-instead-of-overridden": lambda: uninterrupted(OVERRIDDEN),
+    "override-without-reason": lambda: uninterrupted(OVERRIDDEN),
+    "override-not-approved": lambda: uninterrupted(OVERRIDDEN),
+    "silence-from-the-start": lambda: uninterrupted(Conditions(silence=600)),
+    "drain-forgets-after-resume": lambda: kills_before(Conditions(busy=True), "set_key_status", 90),
+    "lease-ignored": lambda: uninterrupted(Conditions(foreign="lease")),
+    "lease-released-though-foreign": lambda: strangers("lease"),
+    "lease-left-behind": uninterrupted,
+    "slot-victim-not-proved-unused": lambda: uninterrupted(Conditions(spare="on")),
+    "sessions-dated-too-early": lambda: uninterrupted(Conditions(strategy="contain", lag="long")),
+    "foreign-policy-overwritten": lambda: uninterrupted(Conditions(strategy="contain", foreign="policy")),
+    "sessions-not-revoked": lambda: uninterrupted(Conditions(strategy="contain")),
+    "block-never-lifted": lambda: uninterrupted(
+        Conditions(strategy="contain", severity="confirmed", block=True, busy=True)
+    ),
+    "rerun-sent-again": lambda: strangers(
+        "build", API, Conditions(strategy="contain"), ("drop-reply:rerun_workflow:1",)
+    ),
+    "checkout-key-sent-again": lambda: uninterrupted(Conditions(secrets=True), "drop-reply:create_checkout_key:1"),
+    "old-checkout-key-first": lambda: uninterrupted(Conditions(secrets=True)),
+    "retire-without-soak": lambda: uninterrupted(Conditions(then=RETIRE, returns_after_s=60)),
+    "missed-key-retired": used_afterwards,
+    "retire-without-reading-again": lambda: uninterrupted(Conditions(then=RETIRE)),
+    "undo-reactivates-our-orphan": lambda: uninterrupted(Conditions(then=UNDO, early=True), "deny:put_variable:1x99"),
+    "undo-skips-a-key": lambda: uninterrupted(Conditions(then=UNDO)),
+    "contained-key-has-no-places": lambda: uninterrupted(Conditions(strategy="contain", then=RETIRE)),
+    "undo-believes-a-lagging-read": lambda: undone_at("tag_user"),
+    "spent-slot-refuses-its-answer": lambda: uninterrupted(Conditions(spare="off")),
+    "deleted-key-is-asked-about": lambda: killed_after(Conditions(then=RETIRE)),
 }
 
 

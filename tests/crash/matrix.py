@@ -13,7 +13,7 @@ from typing import Final
 
 from crash.campaign import Case
 from crash.conditions import LAGS, RETIRE, UNDO, Conditions, Part, Stranger
-from crash.drills import baseline, calls_since_intent, instant_of, kills, stranger_then_death, strangers
+from crash.drills import baseline, calls_since_intent, instant_of, killed_after, kills, stranger_then_death, strangers
 from crash.worlds import API, PAIRS, WEB
 from two_users import OLD
 
@@ -123,14 +123,7 @@ def _afterlives() -> Iterator[Conditions]:
 
 def afterwards() -> list[Case]:
     """A run that ended well, then a retirement or an undo, killed at each of its instants."""
-    return [case for world in _afterlives() for case in thinned(_killed_after(world), 9)]
-
-
-def _killed_after(world: Conditions) -> Iterator[Case]:
-    after = baseline(world).after
-    assert after is not None
-    for instant in range(1, after.instants + 1):
-        yield Case(conditions=world, after=(Part(kill_at=instant),))
+    return [case for world in _afterlives() for case in thinned(killed_after(world), 9)]
 
 
 def meddled_afterwards() -> list[Case]:

@@ -31,6 +31,7 @@ from crash.wire import (
     RERUN,
     RERUN_CANARY,
     STORE,
+    TAKE,
     WEBHOOK,
     WITHOUT_LAST,
     forwards,
@@ -82,6 +83,7 @@ class Oracle(SagaChecks):
         self._before: dict[str, Stored] = {}
         self._read_anew: set[str] = set()
         """Sinks read by this process since the journal last spoke of them."""
+        self._uses_read: set[str] = set()
         # What earlier processes said was judged when they said it.
         self.ledger.advance(durable())
 
@@ -112,8 +114,8 @@ class Oracle(SagaChecks):
             self._note_look(call)
         if call.write:
             self.truth.changed()
-            self._note_effect(call)
             self.check_no_working_sink_broken(call)
+            self._note_effect(call)
             self.check_state()
 
     def appended(self, seq: int) -> None:
@@ -124,6 +126,8 @@ class Oracle(SagaChecks):
         self.check_state()
 
     def _note_look(self, call: Call) -> None:
+        if call.operation == "last_used":
+            self._uses_read.add(call.target)
         if call.target in self.pairs:
             self._read_anew.add(call.target)
         if call.target in self.memory.stale:
@@ -131,6 +135,7 @@ class Oracle(SagaChecks):
         shown = {"user_tags": {"lease"}, "last_used": {"use"}}.get(call.operation, {"key", "off", "put"})
         for doing, (what, where, shows_at) in list(self.memory.unseen.items()):
             if where == call.target and what in shown and shows_at <= self.truth.now:
+                self._note_late(doing)
                 self.memory.note("saw", doing)
 
     def stranger_did(self, doing: str, what: str, where: str) -> None:
@@ -145,6 +150,8 @@ class Oracle(SagaChecks):
         for record in self.ledger.advance(self._durable()):
             if record["type"] == "Verified":
                 self.check_truthful(record)
+                if record["key"].startswith(TAKE):
+                    self._uses_read.clear()
             if record["type"] in {"Applied", "Verified"} and record["key"].startswith(STORE):
                 self._read_anew -= {sink for sink in self.pairs if f"/{sink}/" in record["key"]}
 
@@ -421,16 +428,18 @@ class Oracle(SagaChecks):
         self.check_pair_integrity(stored, success=True)
         for owner in sorted({pair.owner for pair in self.pairs.values()}):
             ours = self.truth.ours(owner)
-            if self._unseen("off", owner):
+            if self._excused("off", owner):
                 continue  # as of the last observation all was well
             if [key.status for key in ours] != [KeyStatus.ACTIVE]:
                 broken("I6", f"success, and {owner} has the keys of ours {[(k.id, str(k.status)) for k in ours]}")
             on = {key.id for whose, key in self.truth.all_keys() if whose == owner and key.status is KeyStatus.ACTIVE}
-            extra = on - {ours[0].id} - self._unseen("key", owner)
+            # One that the sweep found is kept by a decision, or off.
+            kept = {key_id for key_id in on if f"keys.found:{owner}/{key_id}" in self.ledger.answers}
+            extra = on - {ours[0].id} - kept - self._excused("key", owner)
             if extra:
                 broken("I6", f"success, and {sorted(extra)} of {owner} are still on")
             for sink, pair in self.pairs.items():
-                if pair.owner != owner or self._unseen("put", sink):
+                if pair.owner != owner or self._excused("put", sink):
                     continue
                 if stored[sink].key != ours[0].id or not stored[sink].works:
                     broken("I6", f"success, and {sink} holds {stored[sink].key}")

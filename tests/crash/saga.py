@@ -20,6 +20,7 @@ from crash.wire import (
     DRAIN,
     NEW_CHECKOUT,
     OLD_CHECKOUT,
+    PROVE_UNUSED,
     RELEASE,
     RERUN,
     RERUN_CANARY,
@@ -58,10 +59,24 @@ class SagaChecks:
     conditions: Conditions
     start: State
     _read_anew: set[str]
+    _uses_read: set[str]
+    """Keys whose last use this process has read since it had the lease."""
 
     def _unseen(self, what: str, where: str) -> set[str]:
         """Those of a stranger's doings that no reply has shown us yet."""
         return {doing for doing, (kind, place, _) in self.memory.unseen.items() if (kind, place) == (what, where)}
+
+    def _excused(self, what: str, where: str) -> set[str]:
+        """As `_unseen`, and those that came or showed after the last look at their user: a later run's matter."""
+        late = {doing for doing, kind, place in self.memory.late if (kind, place) == (what, where)}
+        return self._unseen(what, where) | late
+
+    def _note_late(self, doing: str) -> None:
+        """Remember that a stranger's doing comes, or shows, when the last look at its user is over."""
+        what, where, _ = self.memory.unseen[doing]
+        owner = self.pairs[where].owner if where in self.pairs else where
+        if f"iam:confirm-keys:{owner}" in self.ledger.standing:
+            self.memory.note("late", doing, what, where)
 
     def _is_blind(self, sink: str) -> bool:
         """Whether a stranger wrote it so late that the look we owe before an effect could not show it.
@@ -258,7 +273,9 @@ class SagaChecks:
         kind, _, rest = key.rpartition(":")
         kind += ":"
         said = True
-        if kind in {TAKE, RELEASE}:
+        if kind == PROVE_UNUSED:
+            said = f"{rest.partition('/')[0]}/{rest.rpartition('/')[2]}" in self._uses_read
+        elif kind in {TAKE, RELEASE}:
             said = self._is_ours(rest) is (kind == TAKE) or bool(self._unseen("lease", rest))
         elif kind in {CANARY, RERUN_CANARY, RERUN}:
             said = self._has_passed(kind, evidence)
@@ -362,7 +379,8 @@ class SagaChecks:
         """I6 after a retirement: every key this case switched off is gone, and every place works."""
         for key_id in self.memory.switched_off:
             key = self.truth.find(key_id)
-            if key is not None and key.status is not None:
+            due = self.conditions.returns_after_s > GRACE.total_seconds()
+            if key is not None and key.status is not None and due:
                 broken("I6", f"retired, and {key_id} is still there")
         for sink, stored in self.truth.stored().items():
             if not stored.works and not self._unseen("put", sink):

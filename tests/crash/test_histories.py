@@ -13,7 +13,7 @@ from crash.drills import watch
 from crash.histories import history
 from crash.matrix import TORTURE
 
-HISTORIES = int(os.environ.get("HISTORIES", "1000" if TORTURE else "200"))
+HISTORIES = int(os.environ.get("HISTORIES", "5000" if TORTURE else "500"))
 SEED = os.environ.get("SEED")
 
 pytestmark = pytest.mark.timeout(7200 if TORTURE else 240)

@@ -162,6 +162,8 @@ class Memory:
         """Sinks that somebody else wrote."""
         self.unseen: dict[str, tuple[str, str, float]] = {}
         """What a stranger did and no reply has shown us yet: what, where (a user or a sink), and when it will show."""
+        self.late: set[tuple[str, str, str]] = set()
+        """What a stranger did, what and where, that nobody had to see: it came, or showed, after our last look."""
         self.broken_blindly: dict[str, str] = {}
         """Sinks that an effect of ours broke because a stranger had written after our last look: with which key."""
         self.between_writes: set[str] = set()
@@ -198,6 +200,8 @@ class Memory:
                     self.strangers.add(doing)
                 elif what == "put":
                     self.foreign_puts.add(where)
+            case "late":
+                self.late.add((arguments[0], arguments[1], arguments[2]))
             case "saw":
                 self.unseen.pop(arguments[0], None)
             case "read":
