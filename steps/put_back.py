@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from playbook.model import Action, Finding, Phase, Plan, Severity, Step
+from playbook.model import Action, Finding, Observation, Phase, Plan, Severity, Step
 from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
-from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
+from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey, list_keys
 from steps.user_lease import ReleaseLease
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class PutBack(Step):
 
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Reads nothing but the case: each compensation looks at the world itself."""
-        del view, ask
-        deleted = _deleted(case)
+        del ask
+        deleted = _deleted(view, case)
         actions: dict[str, Action] = {}
         lost: list[str] = []
         findings: list[Finding] = []
@@ -48,10 +48,18 @@ class PutBack(Step):
         return Plan(step=self.id, actions=tuple(actions.values()), findings=tuple(findings))
 
 
-def _deleted(case: Case) -> set[str]:
-    """The keys of AWS and the checkout keys that this case deleted for good."""
-    keys = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
-    return keys | {action.fingerprint for action, _ in case.applied if isinstance(action, DeleteCheckoutKey)}
+def _deleted(view: View, case: Case) -> set[str]:
+    """The keys of AWS and the checkout keys that this case deleted for good; an intent alone has deleted nothing."""
+    found: set[str] = set()
+    for action, evidence in case.applied:
+        if isinstance(action, DeleteCheckoutKey) and evidence:
+            found.add(action.fingerprint)
+        elif isinstance(action, DeleteKey):
+            listing = list_keys(view, action.account, action.user)
+            listed = not isinstance(listing, Observation) and listing.find(action.key_id) is not None
+            if evidence or not listed:
+                found.add(action.key_id)
+    return found
 
 
 def _replaces(action: Action) -> str:
