@@ -116,6 +116,32 @@ def undone_at(operation: str) -> Iterator[Case]:
         yield Case(conditions=world, parts=(Part(kill_at=instant),))
 
 
+def undone_early(conditions: Conditions, operation: str, since: int) -> Iterator[Case]:
+    """A kill at each of the instants around an operation, and an undo instead of going on."""
+    first = instant_of(replace(conditions, early=False, then=""), operation) + since
+    for instant in range(first, first + 12):
+        yield Case(conditions=conditions, parts=(Part(kill_at=instant),))
+
+
+def kept_and_meddled() -> Iterator[Case]:
+    """The old key cut off because the new one's secret is lost, and a stranger's key before the last look."""
+    world = Conditions(policy=CUT)
+    written = instant_of(world, "put_variable") + 8
+    for at in range(20, 60, 2):
+        stranger = Stranger(at=at, what="key")
+        yield Case(conditions=world, parts=(Part(kill_at=written), Part(strangers=(stranger,))))
+
+
+def uninterrupted_with(stranger: Stranger) -> Iterator[Case]:
+    """One process that nobody kills, and a stranger."""
+    yield Case(parts=(Part(strangers=(stranger,)),))
+
+
+def at_call(operation: str) -> int:
+    """The number of the first call of an operation in the default world."""
+    return next(at for at, call in enumerate(baseline(PLAIN).calls, start=1) if call.startswith(operation))
+
+
 DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "never-mint-again": lambda: kills(since="put_variable"),
     "intent-after-effect": uninterrupted,
@@ -182,6 +208,14 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "contained-key-has-no-places": lambda: uninterrupted(Conditions(strategy="contain", then=RETIRE)),
     "undo-believes-a-lagging-read": lambda: undone_at("tag_user"),
     "spent-slot-refuses-its-answer": lambda: uninterrupted(Conditions(spare="off")),
+    "undo-believes-a-delete-intent": lambda: undone_early(
+        Conditions(spare="on", then=UNDO, early=True), "delete_access_key", -5
+    ),
+    "unlisted-key-is-gone": lambda: undone_early(Conditions(lag="long", then=UNDO, early=True), "create_access_key", 1),
+    "kept-key-not-parked": kept_and_meddled,
+    "undone-lease-counts-as-released": lambda: uninterrupted_with(
+        Stranger(at=at_call("user_tags") + 2, what="lease", at_once=True)
+    ),
     "deleted-key-is-asked-about": lambda: killed_after(Conditions(then=RETIRE)),
 }
 

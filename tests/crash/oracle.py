@@ -151,9 +151,15 @@ class Oracle(SagaChecks):
             if record["type"] == "Verified":
                 self.check_truthful(record)
                 if record["key"].startswith(TAKE):
-                    self._uses_read.clear()
+                    user = record["key"].rpartition("/")[2]
+                    mine = {name for name in self._uses_read if self._user_of(name) == user}
+                    self._uses_read -= mine
             if record["type"] in {"Applied", "Verified"} and record["key"].startswith(STORE):
                 self._read_anew -= {sink for sink in self.pairs if f"/{sink}/" in record["key"]}
+
+    def _user_of(self, target: str) -> str:
+        key = self.truth.find(target.rpartition("/")[2])
+        return key.user if key is not None else ""
 
     def check_state(self) -> None:
         """What must hold at every moment."""

@@ -10,11 +10,13 @@ from crash.mutants import MUTANTS, mutant
 
 import steps.confirm_builds
 import steps.decisions
+import steps.put_back
 import steps.replace_access_keys
 import steps.retire_old_keys
 import steps.revoke_sessions
 import steps.rotate_checkout_keys
 import steps.session_policies
+from playbook.engine import Engine
 from playbook.errors import Effect, ServiceError
 from playbook.journal import this_host
 from playbook.lanes import Lanes
@@ -24,7 +26,7 @@ from playbook.twins.circleci import CircleCiTwin
 from steps.canary_job import CanaryAction, RunCanary
 from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
 from steps.gates import ConfirmSilence, DrainJobs
-from steps.iam_keys import ActivateKey, DeleteKey, credential_of
+from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey, credential_of
 from steps.key_slots import ProveUnused
 from steps.put_back import PutBack
 from steps.replace_access_keys import CreateAccessKey
@@ -280,3 +282,31 @@ def spent_slot_refuses_its_answer() -> None:
 @mutant("a retirement asks about a key that it deleted and a list still shows", "L1")
 def deleted_key_is_asked_about() -> None:
     steps.retire_old_keys._last_used = lambda view, action: view.aws(action.account).last_used(action.key_id)
+
+
+@mutant("an undo takes the intent to delete a key for its deletion, and leaves the key off", "I6c")
+def undo_believes_a_delete_intent() -> None:
+    steps.put_back._deleted = lambda view, case: {a.key_id for a, _ in case.applied if isinstance(a, DeleteKey)}
+
+
+@mutant("a key made a moment ago that no list shows yet counts as gone, and stays on", "I6b", "I6c")
+def unlisted_key_is_gone() -> None:
+    DeactivateKey._is_fresh = lambda self, view, listing: False
+
+
+@mutant("a key that was kept until its successor was everywhere stays on at a stop", "I6b")
+def kept_key_not_parked() -> None:
+    park = Engine._park_unused
+
+    def park_some(self: Engine) -> None:
+        state = self.journal.state
+        everywhere = [p for p in self._providers if all(state.of(a.key).state == "verified" for a in self._users_of(p))]
+        self._providers = [provider for provider in self._providers if provider not in everywhere]
+        park(self)
+
+    Engine._park_unused = park_some
+
+
+@mutant("a lease that was given back when it was undone counts as given back for ever", "I11")
+def undone_lease_counts_as_released() -> None:
+    Lanes._still_open = lambda self, members: [item for item in members if not self._is_settled(item.key)]

@@ -166,4 +166,10 @@ def _write(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
 
 def lift_what_others_left(world: TwinWorld, user: str) -> None:
     """What the colleague does who is asked: the lease and the policy that are not ours go."""
-    world.foreign_change_rights(ACCOUNT, user, lambda held: Rights(attached=held.attached))
+
+    def without(held: Rights) -> Rights:
+        ours = {name: document for name, document in held.inline.items() if document.get("Statement")}
+        tags = {name: value for name, value in held.tags.items() if not value.startswith("another-case@")}
+        return Rights(tags=tags, inline=ours, attached=held.attached)
+
+    world.foreign_change_rights(ACCOUNT, user, without)
