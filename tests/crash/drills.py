@@ -132,9 +132,11 @@ def kept_and_meddled() -> Iterator[Case]:
         yield Case(conditions=world, parts=(Part(kill_at=written), Part(strangers=(stranger,))))
 
 
-def uninterrupted_with(stranger: Stranger) -> Iterator[Case]:
-    """One process that nobody kills, and a stranger."""
-    yield Case(parts=(Part(strangers=(stranger,)),))
+def leases_after_ours() -> Iterator[Case]:
+    """Another case's lease, written over ours a moment after it was taken."""
+    first = at_call("tag_user") + 1
+    for at in range(first, first + 6):
+        yield Case(parts=(Part(strangers=(Stranger(at=at, what="lease", at_once=True),)),))
 
 
 def at_call(operation: str) -> int:
@@ -161,7 +163,7 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "mint-beside-the-orphan": lambda: kills(Conditions(quota=3), since="identify"),
     "skip-the-proof": uninterrupted,
     "no-read-back": lambda: uninterrupted(PLAIN, "drop-request:put_variable:1"),
-    "no-last-look": lambda: strangers("key"),
+    "no-last-look": lambda: kills(Conditions(policy=CUT), since="put_variable"),
     "no-parking": lambda: uninterrupted(PLAIN, "deny:put_variable:1x99"),
     "no-undo": lambda: strangers("put-old", "ctx-deploy"),
     "no-sync": uninterrupted,
@@ -213,9 +215,7 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     ),
     "unlisted-key-is-gone": lambda: undone_early(Conditions(lag="long", then=UNDO, early=True), "create_access_key", 1),
     "kept-key-not-parked": kept_and_meddled,
-    "undone-lease-counts-as-released": lambda: uninterrupted_with(
-        Stranger(at=at_call("user_tags") + 2, what="lease", at_once=True)
-    ),
+    "undone-lease-counts-as-released": leases_after_ours,
     "deleted-key-is-asked-about": lambda: killed_after(Conditions(then=RETIRE)),
 }
 
