@@ -16,7 +16,7 @@ from crash.matrix import TORTURE
 HISTORIES = int(os.environ.get("HISTORIES", "5000" if TORTURE else "500"))
 SEED = os.environ.get("SEED")
 
-pytestmark = pytest.mark.timeout(7200 if TORTURE else 240)
+pytestmark = pytest.mark.timeout(36_000 if TORTURE else 600)
 
 
 def test_histories(say):

@@ -39,7 +39,7 @@ INVARIANTS = {
     "I16",
     "L1",
 }
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_every_mutant_has_a_drill_and_the_nine_are_among_them():

@@ -20,7 +20,7 @@ from crash.matrix import (
     row,
 )
 
-pytestmark = pytest.mark.timeout(7200 if TORTURE else 240)
+pytestmark = pytest.mark.timeout(36_000 if TORTURE else 600)
 
 
 @pytest.mark.parametrize("name", ROWS)
