@@ -35,9 +35,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -s tests/bench.py tests/bench_rotation.py
 
-# The full matrix of the crash sweep and 1,000 random histories; takes a while.
+# The full matrix of the crash sweep and 5,000 random histories; takes hours.
 torture: $(VENV)/.dev
-	TORTURE=1 HISTORIES=1000 $(BIN)/python -m pytest -q -s tests/crash tests/test_journal.py
+	TORTURE=1 HISTORIES=5000 $(BIN)/python -m pytest -q -s tests/crash tests/test_journal.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage .hypothesis

@@ -460,10 +460,10 @@ class Engine:
         for provider in self._providers:
             users = self._users_of(provider)
             verified = [action for action in users if state.of(action.key).state == "verified"]
-            if len(verified) == len(users):
-                continue
+            everywhere = len(verified) == len(users)
             for attempt in state.of(provider.key).attempts:
-                if attempt.applied is not None and (attempt.reset or not verified):
+                # What was made before the last one is used no more, also where that one is in every place.
+                if attempt.applied is not None and (attempt.reset or not (verified or everywhere)):
                     # What was made last is only where this run wrote it; what was made before may be anywhere.
                     written = users if attempt.reset else [a for a in users if self._may_have_written(a)]
                     self._park(provider, attempt.applied, written)

@@ -21,7 +21,7 @@ from playbook.ports import display
 from playbook.records import Applied, Approved, Failed, Observed, Reset, Skipped, Verified
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from playbook.journal import Journal
     from playbook.model import Operator
@@ -127,7 +127,7 @@ class Lanes:
         self._open_groups: list[int] = []
         self._parked: list[Lane] = []
         self._lanes = [
-            Lane(name=name, queue=deque(action for action in members if not self._is_settled(action.key)))
+            Lane(name=name, queue=deque(self._still_open(members)))
             for name, members in groupby(by_lane(actions), key=lambda action: action.lane)
         ]
         for lane in self._lanes:
@@ -136,6 +136,17 @@ class Lanes:
         self._parked = [lane for lane in self._lanes if lane.trouble is not None]
         self._finish_skipping(actions)
         self._number_groups()
+
+    def _still_open(self, members: Iterable[Action]) -> Iterator[Action]:
+        """What of a lane is left to do, from its first unsettled action on.
+
+        What comes after that and is verified was so by a detour, an undoing; what was undone may be done again since.
+        """
+        begun = False
+        for action in members:
+            begun = begun or not self._is_settled(action.key)
+            if begun and self._journal.state.of(action.key).state != "skipped":
+                yield action
 
     def _is_settled(self, key: str) -> bool:
         return self._journal.state.of(key).state in SETTLED

@@ -31,6 +31,7 @@ STRATEGIES = (
     Choice(value=Strategy.KEEP, title="keep - leave it on, with a reason"),
 )
 GRACE_HOURS = 24
+GONE = "NoSuchEntity"
 REPLACING = frozenset({Strategy.REPLACE, Strategy.CONTAIN})
 
 
@@ -189,11 +190,16 @@ def _slots(
         return Slots(), {}
     aws = view.aws(key.account)
     used: dict[str, LastUsed] = {}
+    gone: set[str] = set()
     for other in others:
         try:
             used[other.id] = aws.last_used(other.id)
-        except AwsError:
-            continue  # an answer that did not come proves nothing
+        except AwsError as error:
+            if error.code == GONE:
+                gone.add(other.id)
+            # Any other answer that did not come proves nothing.
+    # Every step decides anew, and by then the key that made room is deleted.
+    others = [other for other in others if other.id not in gone]
     held = {other.id for other in others if correlation.stored_in(other.id) or correlation.may_hold(other.id)}
     stored = frozenset(held | {other.id for other in others if _by_hand(inventory, other)})
     now = datetime.fromisoformat(inventory.generated_at)

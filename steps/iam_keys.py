@@ -144,7 +144,12 @@ class DeactivateKey(KeyAction):
         seen = listing.find(self.key_id)
         evidence = {"key_id": self.key_id, "server_time": listing.server_time.isoformat()}
         if seen is None:
-            return Observation(status=Status.PRESENT, evidence={**evidence, "status": "gone"})
+            # Not listed is gone, but for a key that this case made so short a while ago that lists may lag behind.
+            hidden = self._is_fresh(view, listing)
+            return Observation(
+                status=Status.ABSENT if hidden else Status.PRESENT,
+                evidence={**evidence, "status": "not listed yet" if hidden else "gone"},
+            )
         premise = look_at_pairs(view, listing, self.pairs, self.mint, credential_of(view, self.credential))
         if premise is not None:
             return premise
@@ -158,6 +163,15 @@ class DeactivateKey(KeyAction):
         if seen.is_active:
             return Observation(status=Status.ABSENT, evidence=evidence)
         return Observation(status=Status.PRESENT, evidence={**evidence, "status": seen.status.value})
+
+    def _is_fresh(self, view: View, listing: KeyListing) -> bool:
+        off = any(attempt.applied is not None for attempt in view.past(self.key))
+        if off or any(attempt.failed is None for attempt in view.past(f"{DeleteKey.kind}:{self.lane}/{self.key_id}")):
+            return False
+        made = [attempt.applied for attempt in view.past(self.mint) if attempt.applied is not None] if self.mint else []
+        times = [server_time(evidence) for evidence in made if evidence.get("key_id") == self.key_id]
+        visible = timedelta(seconds=view.waits.visible)
+        return any(at is not None and listing.server_time < at + visible for at in times)
 
     def apply(self, world: World) -> Evidence:
         at = world.aws(self.account).set_key_status(self.user, self.key_id, KeyStatus.INACTIVE)
@@ -245,8 +259,8 @@ class DeleteKey(KeyAction):
         except AwsError as error:
             if error.code != "NoSuchEntity":
                 raise
-            # The list is behind: the reply to our own deletion was lost, or somebody else deleted it.
-            reason = f"{self.key_id} is gone but still listed"
+            # A try of ours whose reply was lost, or somebody else: the list has yet to show it.
+            reason = f"{self.key_id} is deleted but still listed"
             return Observation(status=Status.PENDING, reason=reason, wait="visible")
         if used.at is not None and used.at > off_at:
             who = f"{display(used.service) or 'a service'} in {display(used.region) or 'some region'}"

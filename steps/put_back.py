@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from playbook.model import Action, Finding, Phase, Plan, Severity, Step
+from playbook.model import Action, Finding, Observation, Phase, Plan, Severity, Step
 from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
-from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey
+from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey, list_keys
 from steps.session_policies import RemoveSessionPolicy
 from steps.stop_new_work import AllowNewWork
 from steps.user_lease import ReleaseLease
@@ -25,24 +25,19 @@ class PutBack(Step):
     id = "undo"
     title = "Put back what can be put back"
     phase = Phase.RECOVERY
-    kinds = (ActivateKey, ReleaseLease, AllowNewWork, RemoveSessionPolicy)
+    kinds = (ActivateKey, ReleaseLease, AllowNewWork, RemoveSessionPolicy, DeleteCheckoutKey)
     reviews = True
 
     def plan(self, view: View, case: Case, ask: Ask) -> Plan:
         """Reads nothing but the case: each compensation looks at the world itself."""
-        del view, ask
-        deleted = {action.key_id for action, _ in case.applied if isinstance(action, DeleteKey)}
-        # What took a deleted key's place is all there is: taking it away would put nothing back.
-        unlocked = {action.fingerprint for action, _ in case.applied if isinstance(action, DeleteCheckoutKey)}
+        del ask
+        deleted = _deleted(view, case)
         actions: dict[str, Action] = {}
         lost: list[str] = []
         findings: list[Finding] = []
         confirmed = case.answers.get("incident.severity") == Severity.CONFIRMED.value
         for action, evidence in case.applied:
-            gone = (isinstance(action, DeactivateKey) and action.key_id in deleted) or (
-                isinstance(action, CreateCheckoutKey) and action.old in unlocked
-            )
-            back = () if gone else action.undo(evidence)
+            back = () if _replaces(action) in deleted else action.undo(evidence)
             actions |= {compensation.key: compensation for compensation in back if compensation.key not in actions}
             if not back and action.destroys:
                 lost.append(action.describe())
@@ -53,3 +48,24 @@ class PutBack(Step):
         if len(lost) > NAMED:
             findings.append(Finding(level="warning", text=f"And {len(lost) - NAMED} more cannot be put back."))
         return Plan(step=self.id, actions=tuple(actions.values()), findings=tuple(findings))
+
+
+def _deleted(view: View, case: Case) -> set[str]:
+    """The keys of AWS and the checkout keys that this case deleted for good; an intent alone has deleted nothing."""
+    found: set[str] = set()
+    for action, evidence in case.applied:
+        if isinstance(action, DeleteCheckoutKey) and evidence:
+            found.add(action.fingerprint)
+        elif isinstance(action, DeleteKey):
+            listing = list_keys(view, action.account, action.user)
+            listed = not isinstance(listing, Observation) and listing.find(action.key_id) is not None
+            if evidence or not listed:
+                found.add(action.key_id)
+    return found
+
+
+def _replaces(action: Action) -> str:
+    """What must still be there for an action to be put back: without its predecessor a checkout key must stay."""
+    if isinstance(action, DeactivateKey):
+        return action.key_id
+    return action.old if isinstance(action, CreateCheckoutKey) else ""

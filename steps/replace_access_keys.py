@@ -234,7 +234,7 @@ class CreateAccessKey(Action):
         return retire(self.account, self.user, str(seen.evidence["orphan"]))
 
     def park(self, done: Evidence) -> tuple[Action, ...]:
-        return (DeactivateKey(account=self.account, user=self.user, key_id=str(done["key_id"])),)
+        return (DeactivateKey(account=self.account, user=self.user, key_id=str(done["key_id"]), mint=self.key),)
 
 
 @dataclass(frozen=True, kw_only=True)

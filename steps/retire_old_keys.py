@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from playbook.errors import AwsError
 from playbook.model import Action, Finding, Observation, Phase, Plan, Question, Step
 from playbook.ports import display
 from steps.decisions import ask_grace_hours
-from steps.iam_keys import DeactivateKey, DeleteKey, list_keys, switched_off_at
+from steps.iam_keys import DeactivateKey, DeleteKey, Pair, list_keys, switched_off_at
 from steps.replace_access_keys import StoreKey
 from steps.session_policies import (
     ROLE_SESSION,
@@ -20,10 +21,8 @@ from steps.session_policies import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from playbook.model import Ask, Case
-    from playbook.ports import Evidence, KeyListing, View
+    from playbook.ports import Evidence, KeyListing, LastUsed, View
 
 
 class RetireOldKeys(Step):
@@ -42,7 +41,6 @@ class RetireOldKeys(Step):
         """Ask about each deletion: it is never implied."""
         actions: list[Action] = []
         findings: list[Finding] = []
-        stores = [action for action, _ in case.applied if isinstance(action, StoreKey)]
         for action, evidence in case.applied:
             if isinstance(action, RevokeUserSessions | RevokeRoleSessions):
                 actions += _due_policy(view, action, evidence)
@@ -58,19 +56,30 @@ class RetireOldKeys(Step):
                 when = due.isoformat(timespec="minutes") if due is not None else ""
                 text = f"Switched off, and not to be deleted yet: {who}."
                 findings.append(Finding(level="note", text=text, due_at=when))
-            elif self._agreed(view, action, ask):
-                actions.append(_deletion(action, stores))
+            elif (used := _last_used(view, action)) is None:
+                continue
+            elif self._agreed(action, used, ask):
+                pairs, mint = _successor(action, case)
+                actions.append(
+                    DeleteKey(
+                        account=action.account,
+                        user=action.user,
+                        key_id=action.key_id,
+                        soaks=True,
+                        pairs=pairs,
+                        mint=mint,
+                    )
+                )
             else:
                 findings.append(Finding(level="note", text=f"Due, and kept at your word: {who}."))
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
 
-    def _agreed(self, view: View, action: DeactivateKey, ask: Ask) -> bool:
-        used = view.aws(action.account).last_used(action.key_id).at
+    def _agreed(self, action: DeactivateKey, used: LastUsed, ask: Ask) -> bool:
+        last = used.at.date().isoformat() if used.at is not None else "never"
         return ask(
             Question(
                 id=f"keys.delete_after_grace:{action.lane}/{action.key_id}",
-                prompt=f"Delete {action.key_id} of {display(action.user)} for good (off, last used "
-                f"{used.date().isoformat() if used is not None else 'never'})?",
+                prompt=f"Delete {action.key_id} of {display(action.user)} for good (off, last used {last})?",
                 kind=bool,
                 answer_key="keys.delete_after_grace",
                 subject=action.subject,
@@ -78,24 +87,36 @@ class RetireOldKeys(Step):
         )
 
 
-def _deletion(action: DeactivateKey, stores: Sequence[StoreKey]) -> DeleteKey:
-    """The end of a key, while every place that was given its successor holds it: a containment knew no places yet."""
-    mine = [store for store in stores if (store.account, store.old_key_id) == (action.account, action.key_id)]
-    pairs = dict.fromkeys((*action.pairs, *(store.pair for store in mine)))
-    return DeleteKey(
-        account=action.account,
-        user=action.user,
-        key_id=action.key_id,
-        soaks=True,
-        pairs=tuple(pairs),
-        mint=action.mint or next((store.mint for store in mine), ""),
-    )
-
-
 def _is_settled(action: DeactivateKey, listing: KeyListing) -> bool:
     """Whether there is nothing to retire: the key is gone, or somebody switched it on again."""
     found = listing.find(action.key_id)
     return found is None or found.is_active
+
+
+def _successor(action: DeactivateKey, case: Case) -> tuple[tuple[Pair, ...], str]:
+    """Where the new key was stored and what made it, so that every place is read again (I5).
+
+    A containment switches off before there is a new key and names no places: they are those that were written since.
+    """
+    if action.pairs:
+        return action.pairs, action.mint
+    stores = [
+        store
+        for store, _ in case.applied
+        if isinstance(store, StoreKey)
+        and (store.account, store.user, store.old_key_id) == (action.account, action.user, action.key_id)
+    ]
+    return tuple(store.pair for store in stores), stores[0].mint if stores else ""
+
+
+def _last_used(view: View, action: DeactivateKey) -> LastUsed | None:
+    """When the key signed last; None when it is deleted and a list shows it still."""
+    try:
+        return view.aws(action.account).last_used(action.key_id)
+    except AwsError as error:
+        if error.code != "NoSuchEntity":
+            raise
+        return None
 
 
 def _due(action: DeactivateKey, off_at: datetime | None, ask: Ask) -> datetime | None:

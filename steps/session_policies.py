@@ -303,6 +303,9 @@ class RemoveSessionPolicy(Action):
     def observe(self, view: View) -> Observation:
         aws = view.aws(self.account)
         document = aws.user_policy(self.user, POLICY) if self.user else aws.role_policy(self.role, POLICY)
+        if self.undoing and document is None and (left := self._hidden_s(view)) > 0:
+            reason = f"the policy {POLICY} of {self._holder} may be written and not shown yet"
+            return Observation(status=Status.PENDING, reason=reason, again_s=left)
         if document is None:
             return Observation(status=Status.PRESENT, evidence={"listed": False})
         cutoff = cutoff_of(document)
@@ -316,13 +319,26 @@ class RemoveSessionPolicy(Action):
             return Observation(status=Status.PENDING, reason=reason, wait="visible")
         return Observation(status=Status.ABSENT) if self.undoing else self._observe_due(view, cutoff)
 
+    @property
+    def _revoking(self) -> str:
+        """The key of the action that wrote it."""
+        kind, name = (RevokeUserSessions.kind, self.user) if self.user else (RevokeRoleSessions.kind, self.role)
+        return f"{kind}:{self.account}/{name}"
+
     def _written_by_us(self, view: View) -> set[datetime]:
-        revoking = (
-            f"{RevokeUserSessions.kind}:{self.account}/{self.user}"
-            if self.user
-            else f"{RevokeRoleSessions.kind}:{self.account}/{self.role}"
-        )
-        return {datetime.fromisoformat(str(attempt.basis["cutoff"])) for attempt in view.past(revoking)}
+        return {datetime.fromisoformat(str(attempt.basis["cutoff"])) for attempt in view.past(self._revoking)}
+
+    def _hidden_s(self, view: View) -> float:
+        """For how long a read may not show what we wrote just now: an undo may follow at once."""
+        tries = [attempt for attempt in view.past(self._revoking) if attempt.failed != "none"]
+        written = server_time(tries[-1].applied or tries[-1].basis) if tries else None
+        removed = [attempt.seq for attempt in view.past(self.key) if attempt.applied is not None]
+        if written is None or max(removed, default=-1) > tries[-1].seq:
+            return 0.0
+        now = aws_time(view, self.account, self.user)
+        if isinstance(now, Observation):
+            return 0.0
+        return view.waits.settle - (now - written).total_seconds()
 
     def _observe_due(self, view: View, cutoff: datetime) -> Observation:
         now = aws_time(view, self.account, self.user)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from playbook.errors import AwsError
+from playbook.errors import AwsError, Effect
 from playbook.model import Action, Observation, Status
 from playbook.ports import display
 from steps.iam_keys import list_keys, server_time
@@ -90,7 +90,10 @@ class TakeLease(LeaseAction):
             return Observation(status=Status.PRESENT, evidence=evidence)
         if past and past[-1].applied is not None and tag == str(past[-1].basis.get("lease", "")):
             reason = f"the tag on {display(self.user)} is written but not shown yet"
-            return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="sink")
+            # Still not shown after that, it was written over and the other one took its own away: it is free.
+            return Observation(
+                status=Status.PENDING, evidence=evidence, reason=reason, wait="sink", otherwise=Status.ABSENT
+            )
         if tag and since is not None and listing.server_time < since + STALE:
             reason = f"case {display(case)} works on {display(self.user)} since {since.isoformat()}; ask who that is"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
@@ -113,7 +116,7 @@ class ReleaseLease(LeaseAction):
     """Take our own lease away; another's stays."""
 
     kind: ClassVar[str] = "iam:release-lease"
-    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListUserTags", "iam:UntagUser"})
+    permissions: ClassVar[frozenset[str]] = frozenset({"iam:ListUserTags", "iam:UntagUser", "iam:ListAccessKeys"})
 
     def describe(self) -> str:
         return f"take this case's tag from {display(self.user)} in {self.account}"
@@ -127,7 +130,22 @@ class ReleaseLease(LeaseAction):
         if ours and any(attempt.applied is not None for attempt in view.past(self.key)):
             reason = f"the tag on {display(self.user)} is removed but still shown"
             return Observation(status=Status.PENDING, reason=reason, wait="sink", otherwise=Status.ABSENT)
+        if not ours and (left := self._hidden_s(view)) > 0:
+            reason = f"a tag of this case on {display(self.user)} may be written and not shown yet"
+            return Observation(status=Status.PENDING, evidence={"lease": tag}, reason=reason, again_s=left)
         return Observation(status=Status.ABSENT if ours else Status.PRESENT, evidence={"lease": tag})
+
+    def _hidden_s(self, view: View) -> float:
+        """For how long a read may not show what we wrote just now: an undo may follow at once."""
+        tries = [attempt for attempt in view.past(f"{TakeLease.kind}:{self.lane}") if attempt.failed != Effect.NONE]
+        written = server_time(tries[-1].applied or tries[-1].basis) if tries else None
+        removed = [attempt.seq for attempt in view.past(self.key) if attempt.applied is not None]
+        if written is None or max(removed, default=-1) > tries[-1].seq:
+            return 0.0
+        listing = list_keys(view, self.account, self.user)
+        if isinstance(listing, Observation):
+            return 0.0
+        return view.waits.settle - (listing.server_time - written).total_seconds()
 
     def apply(self, world: World) -> Evidence:
         world.aws(self.account).untag_user(self.user, TAG)

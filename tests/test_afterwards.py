@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import msgspec
 import pytest
-from two_users import ACCOUNT, OLD, Answers, two_users
+from two_users import ACCOUNT, OLD, ORGANIZATION, PAIR, START, Answers, two_users
 
 from playbook import modes
 from playbook.engine import Engine
 from playbook.errors import ExitCode, GuardError, UsageError
 from playbook.journal import Journal
-from playbook.ports import KeyStatus, Waits
+from playbook.ports import KeyStatus, Sink, SinkKind, Waits
 from playbook.records import Opened, Sealed
-from playbook.twins.state import Use
+from playbook.twins.state import IamRole, TrailEvent, Use, Version
 from playbook.twins.world import TwinWorld
 from steps import PLAYBOOK, RETIREMENT, UNDO, contain_now
 from steps.session_policies import POLICY
@@ -173,6 +174,38 @@ def test_an_undo_that_died_in_the_middle_goes_on_with_what_is_left() -> None:
     assert {statuses(world, user)[OLD[user]] for user in OLD} == {KeyStatus.ACTIVE}
 
 
+@pytest.mark.parametrize("operation", ["tag_user", "put_user_policy", "put_role_policy"])
+def test_an_undo_takes_away_what_was_written_just_before_and_no_read_shows_yet(operation) -> None:
+    state = two_users()
+    arn = f"arn:aws:iam::{ACCOUNT}:role/deployer"
+    account = state.accounts[ACCOUNT]
+    account.roles["deployer"] = [Version(value=IamRole(name="deployer", arn=arn, trust={}))]
+    assumed = {"signer": OLD[USER], "actor": USER, "issued_key_id": "ASIAASSUMEDBYDEPLOYA", "role": arn}
+    account.trail.append(TrailEvent(id="e", at=START - timedelta(hours=1), name="AssumeRole", service="sts", **assumed))
+    world = TwinWorld(state)
+    journal = begin(world)
+
+    class Died(BaseException):
+        """The process is gone."""
+
+    def die(call, moment):
+        if call.operation == operation and moment == "after":
+            raise Died
+
+    world.on_call = die
+    with pytest.raises(Died):
+        Engine(journal, world.platforms(), Answers(strategy="contain"), parallel=1, pilot=0).run(PLAYBOOK)
+    world.on_call = lambda _call, _moment: None
+
+    outcome = alone(world, journal, UNDO)
+
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    world.clock.sleep(60)
+    aws = world.aws[ACCOUNT]
+    assert not any(aws.user_tags(user) or aws.user_policy(user, POLICY) for user in OLD)
+    assert aws.role_policy("deployer", POLICY) is None
+
+
 # --- retirement -----------------------------------------------------------------------------------------------------
 
 AGREED = {"keys.delete_after_grace:": True}
@@ -186,6 +219,46 @@ def test_nothing_is_deleted_before_its_grace_time_is_over() -> None:
 
     assert OLD[USER] in statuses(world)
     assert [finding.due_at for finding in outcome.findings if "not to be deleted yet" in finding.text]
+
+
+def test_a_contained_key_too_is_retired_only_while_every_place_holds_the_new_one() -> None:
+    """It was switched off before there was a new key, so the containment itself knows of no places."""
+    world = TwinWorld(two_users())
+    journal = rotate(world, Answers(strategy="contain"))
+    world.clock.sleep(25 * 3600)
+    sink = Sink(kind=SinkKind.CONTEXT, id="ctx-deploy", name="deploy", organization=ORGANIZATION)
+    world.foreign_put_pair(sink, OLD[USER], *PAIR)
+    world.clock.sleep(60)
+
+    outcome = alone(world, journal, RETIREMENT, Operator(AGREED))
+
+    assert any("does not hold the new key" in trouble.reason for trouble in outcome.troubles)
+    assert OLD[USER] in statuses(world)
+    assert OLD["ci-ecr"] not in statuses(world, "ci-ecr")
+
+
+def test_a_retirement_that_died_just_after_a_deletion_goes_on_while_the_list_lags() -> None:
+    """The list shows the deleted key for some seconds, and nothing more can be asked about it."""
+    world = TwinWorld(two_users())
+    journal = rotate(world)
+    world.clock.sleep(25 * 3600)
+
+    class Died(BaseException):
+        """The process is gone."""
+
+    def die(call, moment):
+        if call.operation == "delete_access_key" and moment == "after":
+            raise Died
+
+    world.on_call = die
+    with pytest.raises(Died):
+        alone(world, journal, RETIREMENT, Operator(AGREED))
+    world.on_call = lambda _call, _moment: None
+
+    outcome = alone(world, journal, RETIREMENT, Operator(AGREED))
+
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    assert all(OLD[user] not in statuses(world, user) for user in OLD)
 
 
 def test_after_the_grace_time_the_silent_key_is_deleted_and_the_new_one_stays() -> None:

@@ -11,6 +11,7 @@ from two_users import ACCOUNT, OLD, Answers, two_users
 from playbook.engine import Engine
 from playbook.errors import AwsError, Effect, ExitCode
 from playbook.journal import Journal
+from playbook.modes import journaled
 from playbook.ports import AccessKey, KeyStatus, LastUsed
 from playbook.records import Opened
 from playbook.twins.state import ALWAYS, Change, Key, Use
@@ -152,6 +153,18 @@ def test_the_spare_key_is_deleted_by_an_approved_action_and_the_other_replaced(a
     planned = [action["kind"] for parts in journal.state.plans.values() for part in parts for action in part.actions]
     assert planned.count("iam:delete-access-key") == 1
     assert f"keys.delete_to_make_room:{ACCOUNT}/ci-deploy/{SPARE}" in operator.asked
+
+
+def test_once_the_slot_is_free_the_answer_that_needed_it_still_stands() -> None:
+    """Later steps decide anew; an answer that could be kept only while the spare key was there must not be refused."""
+    twin = world()
+    journal = Journal(now=twin.clock.now)
+    journal.append(Opened(case="slots", tool="test", mode="rehearsal", host="here"))
+
+    outcome = Engine(journal, twin.platforms(), journaled(Willing(), journal), parallel=1).run(PLAYBOOK)
+
+    assert outcome.exit_code is ExitCode.DONE, outcome.troubles
+    assert SPARE not in keys_of(twin)
 
 
 def test_a_spare_key_that_is_used_after_it_was_chosen_stays() -> None:

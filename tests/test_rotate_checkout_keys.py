@@ -186,7 +186,7 @@ def test_an_undo_takes_the_new_key_away_while_the_old_one_is_there():
     assert checkout_keys(case) == [OLD]
 
 
-def test_an_undo_leaves_the_only_key_that_there_is():
+def test_an_undo_leaves_the_only_key_that_there_is_and_comes_to_its_end():
     case = played(**{CHECKOUT: recreated})
     assert case.play(*STEPS).exit_code is ExitCode.DONE
     new = checkout_keys(case)

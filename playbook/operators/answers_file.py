@@ -10,6 +10,7 @@ import re
 import tomllib
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import cache
 from glob import escape as escape_glob
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, get_type_hints
 
@@ -217,7 +218,7 @@ _TABLES: Final[Mapping[str, type[Table]]] = {
 def accepts(answer_key: str, value: object) -> bool:
     """Whether the file could hold this answer; a key that the file does not have accepts anything."""
     table, _, key = answer_key.partition(".")
-    rule = get_type_hints(_TABLES[table], include_extras=True).get(key) if table in _TABLES else None
+    rule = _rules(table).get(key) if table in _TABLES else None
     if rule is None:
         return True
     try:
@@ -225,6 +226,12 @@ def accepts(answer_key: str, value: object) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+@cache
+def _rules(table: str) -> dict[str, Any]:
+    """What each key of a table takes; working that out costs more than all the rest of an answer."""
+    return get_type_hints(_TABLES[table], include_extras=True)
 
 
 def fits(match: KeyMatch | VariableMatch, subject: Mapping[str, str]) -> bool:

@@ -6,6 +6,7 @@ Of what a job does only our canary is understood (`playbook.canary`): its enviro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -44,6 +45,7 @@ class PlannedWorkflow:
     jobs: tuple[PlannedJob, ...]
 
 
+@lru_cache(maxsize=64)
 def read_config(text: str) -> tuple[PlannedWorkflow, ...]:
     """The workflows of a configuration. Raises `ConfigError`."""
     try:

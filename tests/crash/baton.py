@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
 
-from playbook import engine
+from playbook import lanes
 
 
 class _Runner(threading.Thread):
@@ -66,12 +66,12 @@ class Baton:
     @contextmanager
     def scheduling(self) -> Iterator[None]:
         """Have the engine wait for its lanes by running them, one step at a time."""
-        original = engine.wait
-        engine.wait = self._wait  # type: ignore[assignment]
+        original = lanes.wait
+        lanes.wait = self._wait  # type: ignore[assignment]
         try:
             yield
         finally:
-            engine.wait = original
+            lanes.wait = original
 
     def add(self, work: Callable[[], None]) -> None:
         self._born += 1

@@ -26,22 +26,23 @@ from crash.child import (
     CASE,
     EVENTS,
     MEMORY,
-    PAIRS,
-    Conditions,
     OneAfterAnother,
-    Part,
     Report,
     begin,
     load_world,
     run_child,
 )
-from crash.oracle import InvariantBroken, Oracle, broken
+from crash.conditions import RETIRE, RUN, Conditions, Part
+from crash.ledger import InvariantBroken, broken
+from crash.oracle import Oracle
+from crash.worlds import PAIRS, lift_what_others_left, world_of
 from two_users import ACCOUNT, Answers, two_users
 
 from playbook.engine import Engine
 from playbook.errors import ExitCode
 from playbook.journal import Journal, fold, recover, this_host
 from playbook.model import Recovery
+from playbook.modes import journaled
 from playbook.ports import KeyStatus
 from playbook.records import Opened
 from playbook.twins.world import TwinWorld
@@ -66,10 +67,13 @@ class Case:
 
     conditions: Conditions = field(default_factory=Conditions)
     parts: tuple[Part, ...] = ()
+    after: tuple[Part, ...] = ()
+    """What the processes meet that retire or undo, where that comes after the run."""
     logged: bool = False
 
     def __str__(self) -> str:
-        return f"{self.conditions} {' | '.join(map(str, self.parts))}"
+        then = f" then {' | '.join(map(str, self.after))}" if self.after else ""
+        return f"{self.conditions} {' | '.join(map(str, self.parts))}{then}"
 
 
 @dataclass(kw_only=True)
@@ -90,6 +94,8 @@ class Verdict:
     called_at: list[int] = field(default_factory=list)
     instants: int = 0
     """Of its last process."""
+    after: Report | None = None
+    """How what came after the run came to rest."""
     events: str = ""
     """A digest over all events of all processes, when logged."""
 
@@ -119,7 +125,7 @@ class Trial:
         self._number = 0
 
     def run(self) -> Verdict:
-        begin(self.folder)
+        begin(self.folder, self.conditions)
         if self.case.logged:
             (self.folder / EVENTS).touch()
         try:
@@ -137,7 +143,8 @@ class Trial:
         self.verdict.instants = report.instants
         if report.code == WAITING:
             self._check_stop(report)
-            self._decide_and_go_on()
+        if self.conditions.early or report.code == SUCCESS or self._decide_and_go_on():
+            self._go_on_after()
 
     def _first_end(self) -> Report:
         """Run the processes that meet something, then ones that do not, until one comes to rest."""
@@ -146,17 +153,39 @@ class Trial:
             report = self._child(part)
             if report.ended != "killed":
                 break
+        if self.conditions.early and report.ended == "killed":
+            return report
         return self._rest(report)
 
-    def _rest(self, report: Report) -> Report:
+    def _go_on_after(self) -> None:
+        """Retire or undo, from where the run stands; a stop of it must have its reason, as any other."""
+        phase = self.conditions.then
+        if not phase:
+            return
+        if phase == RETIRE:
+            load_world(self.folder, self.conditions, self._number, ()).clock.sleep(self.conditions.returns_after_s)
+        report = Report(ended="killed")
+        for part in self.case.after:
+            report = self._child(part, phase)
+            if report.ended != "killed":
+                break
+        self.verdict.after = report = self._rest(report, phase)
+        if report.code == WAITING:
+            self._check_stop(report, of_run=False)
+        elif phase == RETIRE:
+            self._oracle().at_retired()
+        else:
+            self._oracle().at_undone()
+
+    def _rest(self, report: Report, phase: str = RUN) -> Report:
         for _ in range(RESUMES_MAX):
             self._take_refusal_as_stop(report)
             if report.ended == "exit" and report.code in {SUCCESS, WAITING}:
                 break
-            report = self._child(Part())
+            report = self._child(Part(), phase)
         if report.ended != "exit" or report.code not in {SUCCESS, WAITING}:
             broken("L1", f"no rest after {RESUMES_MAX} resumes: {report.ended} {report.code} {report.detail}")
-        if report.code == SUCCESS:
+        if report.code == SUCCESS and phase == RUN:
             self._oracle().at_success()
         return report
 
@@ -168,8 +197,8 @@ class Trial:
                 report.ended, report.code = "exit", WAITING
                 report.troubles = [{"reason": report.detail, "cause": "conflict"}]
 
-    def _child(self, part: Part) -> Report:
-        report = run_child(self.folder, self.conditions, part, self._number)
+    def _child(self, part: Part, phase: str = RUN) -> Report:
+        report = run_child(self.folder, self.conditions, part, self._number, phase)
         self._number += 1
         self.verdict.children += 1
         self.verdict.checks += report.checks
@@ -190,7 +219,15 @@ class Trial:
         content = journal.read_bytes() if journal.exists() else b""
         world = load_world(self.folder, self.conditions, -1, ())
         world.path = None
-        oracle = Oracle(world, PAIRS, journal, memory=None, durable=lambda: 0)
+        oracle = Oracle(
+            world,
+            PAIRS,
+            journal,
+            conditions=self.conditions,
+            start=world_of(self.conditions),
+            memory=None,
+            durable=lambda: 0,
+        )
         if (self.folder / MEMORY).exists():
             oracle.memory.recall(self.folder / MEMORY)
         oracle.ledger.advance(content.rfind(b"\n") + 1)
@@ -215,15 +252,17 @@ class Trial:
         if fold(once.records) != fold(once.records):
             broken("I13", "two folds of the same records differ")
 
-    def _check_stop(self, report: Report) -> None:
+    def _check_stop(self, report: Report, *, of_run: bool = True) -> None:
         """A stop for a human must have its reason in the world (L1), and leave nothing on for nothing (I6b)."""
         oracle = self._oracle()
-        oracle.at_stop()
+        oracle.at_stop(of_run=of_run)
         strangers = oracle.seen_strangers()
         said = " ".join(trouble["reason"] for trouble in report.troubles)
-        unnamed = [key for key in strangers if key not in said]
-        # A lane that waits for the decision about its lost secret has not looked at its user's keys.
-        if unnamed and all(trouble["cause"] != "lost-secret" for trouble in report.troubles):
+        # The sweep for persistence names what it finds in a finding, and asks what becomes of it.
+        found = {name.rpartition("/")[2] for name in oracle.ledger.answers if name.startswith("keys.found:")}
+        unnamed = [key for key in strangers - found if key not in said]
+        # A lane that waits for a decision about its lost secret, or for hours, has not had the last look at its user.
+        if unnamed and all(trouble["cause"] not in {"lost-secret", "time"} for trouble in report.troubles):
             broken("I16", f"the stop does not name the stranger's key {unnamed[0]}: {said}")
         if all(trouble["cause"] in FOLLOWING for trouble in report.troubles):
             broken("L1", f"everything waits for everything: {report.troubles}")
@@ -238,44 +277,59 @@ class Trial:
             stored = oracle.truth.stored().values()
             ours = {key.id for key in oracle.truth.ours()}
             return self.conditions.policy == Recovery.STOP and any(item.id_of in ours for item in stored)
+        if cause == "time":
+            return self.conditions.silence_s > self.conditions.waits.patience
+        if cause == "NoPipelineDefinition":
+            return self.conditions.canaries == "broken"
         meddled = bool(strangers or oracle.memory.foreign_puts or self._strangers("off-new"))
+        meddled = meddled or self._strangers("lease") or self._strangers("use-old") or bool(self.conditions.foreign)
         if cause == "LimitExceeded":
             # Where lists do not lag, the look after the refusal shows whose key it was, and that is the reason then.
             return bool(oracle.memory.strangers) and self.conditions.lag != "none"
         return cause == "conflict" and (meddled or self.conditions.trail_denied)
 
     def _was_denied(self, trouble: dict[str, Any]) -> bool:
-        denied = any(fault.startswith("deny") for part in self.case.parts for fault in part.faults)
+        parts = (*self.case.parts, *self.case.after)
+        denied = any(fault.startswith("deny") for part in parts for fault in part.faults)
         return bool(trouble.get("failed")) and denied
 
     def _strangers(self, what: str) -> bool:
-        return any(stranger.what == what for part in self.case.parts for stranger in part.strangers)
+        parts = (*self.case.parts, *self.case.after)
+        return any(stranger.what == what for part in parts for stranger in part.strangers)
 
-    def _decide_and_go_on(self) -> None:
-        """Resume again (a stop must bear that), then do what a human would at each stop, and see it end well."""
+    def _decide_and_go_on(self) -> bool:
+        """Resume again (a stop must bear that), then do what a human would at each stop, and see it end well.
+
+        Answers False where only a stranger could say what is right.
+        """
         report = self._rest(self._child(Part()))
         for _ in range(DECISIONS_MAX):
             if report.code == SUCCESS:
-                return
+                return True
             self._check_stop(report)
             if self._oracle().memory.foreign_puts or self._strangers("off-new"):
-                return  # what is right then, only the stranger can say
+                return False
             self._act_as_human({trouble["cause"] for trouble in report.troubles})
             report = self._rest(self._child(Part()))
         if report.code != SUCCESS:
             broken("L1", f"decided by a human, and still it stops: {report.troubles}")
+        return True
 
     def _act_as_human(self, causes: set[str]) -> None:
         if "lost-secret" in causes:
             self.conditions = replace(self.conditions, policy=Recovery.REWRITE_SWITCHED.value)
             return
+        if "NoPipelineDefinition" in causes:
+            self.conditions = replace(self.conditions, overrides=len(PAIRS))
         oracle = self._oracle()
         world = load_world(self.folder, self.conditions, self._number, ())
         for key_id in oracle.memory.strangers:
             world.foreign_set_status(ACCOUNT, key_id, None)
         if self.conditions.trail_denied:
             self._attribute_by_hand(oracle, world)
-        world.clock.sleep(HUMAN_S)
+        if self.conditions.foreign or self._strangers("lease"):
+            lift_what_others_left(world, "ci-deploy")
+        world.clock.sleep(self.conditions.silence_s + HUMAN_S if "time" in causes else HUMAN_S)
 
     def _attribute_by_hand(self, oracle: Oracle, world: Any) -> None:
         """Somebody looks into CloudTrail with other rights and deletes what no sink holds."""
@@ -300,10 +354,11 @@ def _warm_up() -> None:
     if sys.platform == "linux":
         # A worker waits for work for ever, also when the tests' own process was killed.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    twin = TwinWorld(two_users())
+    twin = TwinWorld(two_users(canaries=True))
     journal = Journal(now=twin.clock.now)
     journal.append(Opened(case="warm-up", tool="sweep", mode="rehearsal", host=this_host()))
-    Engine(journal, twin.platforms(), Answers(), parallel=1, executor=OneAfterAnother).run(PLAYBOOK)
+    operator = journaled(Answers(), journal)
+    Engine(journal, twin.platforms(), operator, parallel=1, executor=OneAfterAnother).run(PLAYBOOK)
     gc.collect()
     gc.freeze()
 

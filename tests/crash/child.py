@@ -24,80 +24,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from crash.baton import Baton
-from crash.mutants import MUTANTS
-from crash.oracle import InvariantBroken, Oracle, Pair, pairs_of
-from two_users import ACCOUNT, OLD, PAIR, Answers, two_users
+from crash.conditions import LAGS, RETIRE, RUN, UNDO, Conditions, Part
+from crash.ledger import InvariantBroken
+from crash.oracle import Oracle
+from crash.saga_mutants import MUTANTS
+from crash.worlds import API, PAIRS, WEB, act_as, world_of
+from two_users import OLD, Answers
 
-from playbook.engine import Engine
+from playbook.engine import Engine, Outcome
 from playbook.errors import PlaybookError
 from playbook.journal import Disk, Journal, this_host
-from playbook.model import Recourse, Recovery
-from playbook.ports import KeyStatus, Waits
+from playbook.model import Question, Recourse, Recovery, Step, Trouble
+from playbook.modes import journaled
 from playbook.records import AnyRecord, Opened
 from playbook.twins.faults import Call, Faults
 from playbook.twins.switches import FreshTail, Switches
 from playbook.twins.world import TwinWorld
-from steps import PLAYBOOK
+from steps import PLAYBOOK, RETIREMENT, contain_now
+from steps import UNDO as PUT_BACK
 
 TIMEOUT_S = 60
 WORLD = "world.json"
 MEMORY = "memory.jsonl"
 EVENTS = "events.log"
 CASE = "case"
-LAGS = {
-    "none": {"sts_lag_s": 0, "off_lag_s": 0, "list_lag_s": 0, "tail_lag_s": 0, "trail_lag_s": 0},
-    "short": {},
-    "long": {"sts_lag_s": 25, "off_lag_s": 25, "list_lag_s": 25, "tail_lag_s": 25, "trail_lag_s": 200},
-}
-"""Short is the twins' default: seconds for IAM and CircleCI, two minutes for CloudTrail. Long outlasts the proof."""
-PAIRS: tuple[Pair, ...] = pairs_of(two_users(), PAIR)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """The world of a case, and how its engine runs."""
-
-    strategy: str = "replace"
-    """`replace`, `contain`, or `mixed`: one user so, one user so."""
-    policy: str = Recovery.STOP.value
-    lag: str = "short"
-    stale: bool = False
-    """A list shows the old tail while it lags, not none."""
-    trail_denied: bool = False
-    quota: int | None = None
-    """Keys per user, where it is not IAM's two."""
-    parallel: int = 1
-    pilot: int = 1
-    retries: int = 0
-    """How many troubles in one process the responder answers with `retry`."""
-    mutant: str = ""
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stranger:
-    """Somebody else acts, just before our remote call number `at`.
-
-    Counted from 1, in that process, once a create intent of ours is in the journal.
-    """
-
-    at: int
-    what: str
-    """`key`: mints one; `put-old`, `put-unknown`: writes into a sink; `off-new`: switches our new key off."""
-    where: str = "ci-deploy"
-    """A user, or a sink's id."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What one process of a case meets."""
-
-    kill_at: int = 0
-    """The instant at which it is killed; 0: never."""
-    power: bool = False
-    """The machine dies, not only the process: what was not synced is gone."""
-    faults: tuple[str, ...] = ()
-    strangers: tuple[Stranger, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -227,18 +177,44 @@ class Responder(Answers):
     """Answers as the conditions say."""
 
     def __init__(self, conditions: Conditions) -> None:
-        super().__init__(strategy=conditions.strategy, lost=Recovery(conditions.policy))
+        super().__init__(strategy=conditions.strategy, severity=conditions.severity, lost=Recovery(conditions.policy))
+        self._conditions = conditions
         self._retries = conditions.retries
+        self._overrides = conditions.overrides
 
-    def answer(self, question: Any) -> Any:
-        answer = super().answer(question)
-        if answer == "mixed":
-            return "contain" if "/ci-ecr/" in question.id else "replace"
-        return answer
+    def answer(self, question: Question[Any]) -> Any:
+        """What the conditions say, else the default."""
+        wanted = self._conditions
+        match question.id.partition(":")[0]:
+            case "keys.strategy" if question.subject["id"] in OLD.values():
+                # A key that is off already is kept by default, as after the first minute.
+                strategy = "contain" if wanted.first_minute else wanted.strategy
+                mixed = "contain" if "/ci-ecr/" in question.id else "replace"
+                return mixed if strategy == "mixed" else strategy
+            case "incident.block_new_work":
+                return wanted.block
+            case "incident.cancel_workflows":
+                return ("all",) if wanted.block else ("none",)
+            case "keys.canary_workflows":
+                return (f"{API}:build", f"{WEB}:build") if wanted.canaries == "rerun" else ()
+            case "variables.value_from":
+                return {"checkout-key": "recreate", "webhook-secret": "prompt"}[question.detail["kind"]]
+            case "keys.delete_after_grace" | "keys.delete_to_make_room" | "keys.rerun_failed":
+                return True
+            case "gates.reason":
+                return "looked at it by hand"
+            case _:
+                return super().answer(question)
 
-    def recourse(self, trouble: Any) -> Recourse:
+    def recourse(self, trouble: Trouble) -> Recourse:
+        """Try again as often as wanted, then pass gates as often as wanted, then leave it."""
         self._retries -= 1
-        return super().recourse(trouble) if self._retries < 0 else Recourse.RETRY
+        if self._retries >= 0:
+            return Recourse.RETRY
+        if trouble.action.gate and self._overrides:
+            self._overrides -= 1
+            return Recourse.OVERRIDE
+        return super().recourse(trouble)
 
 
 class OneAfterAnother(Executor):
@@ -281,15 +257,18 @@ def load_world(folder: Path, conditions: Conditions, number: int, faults: tuple[
     return TwinWorld.load(folder / WORLD, switches=switches_of(conditions), faults=Faults(faults), rng=rng)
 
 
-def begin(folder: Path) -> None:
+def begin(folder: Path, conditions: Conditions) -> None:
     """Lay out a new case: the world as it is before anything happens."""
-    TwinWorld(two_users(), path=folder / WORLD)
+    TwinWorld(world_of(conditions), path=folder / WORLD)
 
 
 class _Child:
     """The life of the process, from its fork to its report."""
 
-    def __init__(self, folder: Path, conditions: Conditions, part: Part, number: int, shared: Shared, pipe: int):
+    def __init__(  # what to do, in which case, and how the parent hears of it
+        self, folder: Path, conditions: Conditions, part: Part, number: int, phase: str, shared: Shared, pipe: int
+    ) -> None:
+        self._phase = phase
         self._folder = folder
         self._conditions = conditions
         self._part = part
@@ -336,6 +315,8 @@ class _Child:
             self._world,
             PAIRS,
             self._folder / CASE / "journal.jsonl",
+            conditions=self._conditions,
+            start=world_of(self._conditions),
             memory=self._folder / MEMORY,
             durable=lambda: disk.durable,
         )
@@ -344,19 +325,8 @@ class _Child:
         self._world.on_call = self._on_call
         if journal.state.opened is None:
             journal.append(Opened(case="sweep", tool="sweep", mode="rehearsal", host=this_host()))
-        engine = Engine(
-            journal,
-            self._world.platforms(),
-            Responder(self._conditions),
-            waits=Waits(),
-            parallel=self._conditions.parallel,
-            pilot=self._conditions.pilot,
-            executor=self._baton.executor if self._baton is not None else OneAfterAnother,
-        )
-        # The inventory's reads are no lanes; side by side they would add nothing but chance.
-        engine.world._parallel = 1
         with self._baton.scheduling() if self._baton is not None else nullcontext():
-            outcome = engine.run(PLAYBOOK)
+            outcome = self._carry_out(journal)
         troubles = [
             {
                 "key": trouble.action.key,
@@ -367,6 +337,38 @@ class _Child:
             for trouble in outcome.troubles
         ]
         self.tell(Report(ended="exit", code=int(outcome.exit_code), troubles=troubles))
+
+    def _carry_out(self, journal: Journal) -> Outcome:
+        """Do what this process is for."""
+        if self._phase == RETIRE:
+            return self._alone(journal, RETIREMENT)
+        if self._phase == UNDO:
+            return self._alone(journal, PUT_BACK)
+        if self._conditions.first_minute and "contain_now" not in journal.state.done:
+            outcome = self._alone(journal, contain_now(list(OLD.values())))
+            if outcome.exit_code:
+                return outcome
+        return self._engine(journal).run(PLAYBOOK)
+
+    def _alone(self, journal: Journal, step: Step) -> Outcome:
+        """One step beside the playbook, planned anew, as its command does it."""
+        engine = self._engine(journal)
+        engine.pilot = 0
+        return engine.run((step,), again=frozenset({step.id}), closes=False)
+
+    def _engine(self, journal: Journal) -> Engine:
+        engine = Engine(
+            journal,
+            self._world.platforms(),
+            journaled(Responder(self._conditions), journal),
+            waits=self._conditions.waits,
+            parallel=self._conditions.parallel,
+            pilot=self._conditions.pilot,
+            executor=self._baton.executor if self._baton is not None else OneAfterAnother,
+        )
+        # The inventory's reads are no lanes; side by side they would add nothing but chance.
+        engine.world._parallel = 1
+        return engine
 
     def _judged(self) -> _Judged:
         return _Judged(self.tell)
@@ -382,7 +384,7 @@ class _Child:
             self._called_at.append(self._shared[Shared.INSTANTS])
             self._calls_since_intent += self._oracle.has_create_intent()
             for stranger in self._part.strangers:
-                if stranger.at == self._calls_since_intent:
+                if stranger.at == (len(self._calls) if stranger.at_once else self._calls_since_intent):
                     act_as(stranger, self._world, self._oracle)
             with self._judged():
                 self._oracle.before_call(call)
@@ -394,26 +396,7 @@ class _Child:
                 self._baton.pass_on()
 
 
-def act_as(stranger: Stranger, world: TwinWorld, oracle: Oracle) -> None:
-    """Do what the stranger does, and let the oracle know what no journal of ours will say."""
-    owner = f"{ACCOUNT}/{stranger.where}"
-    if stranger.what == "key":
-        oracle.stranger_did(world.foreign_create_key(ACCOUNT, stranger.where), "key", owner)
-    elif stranger.what == "off-new":
-        for key in oracle.truth.ours(owner):
-            world.foreign_set_status(ACCOUNT, key.id, KeyStatus.INACTIVE)
-            oracle.stranger_did(f"off {key.id}", "off", owner)
-    else:
-        pair = oracle.pairs[stranger.where]
-        if stranger.what == "put-old":
-            world.foreign_put_pair(pair.sink, OLD[pair.user], pair.id_variable, pair.secret_variable)
-        else:
-            world.foreign_put(pair.sink, pair.id_variable, "AKIASTRANGERSTRANGER")
-            world.foreign_put(pair.sink, pair.secret_variable, "a stranger's secret of forty characters!")
-        oracle.stranger_did(f"put {stranger.where}", "put", stranger.where)
-
-
-def run_child(folder: Path, conditions: Conditions, part: Part, number: int) -> Report:
+def run_child(folder: Path, conditions: Conditions, part: Part, number: int, phase: str = RUN) -> Report:
     """Fork one process of a case and wait for its end. The caller must not have started a thread."""
     assert threading.active_count() == 1, "a child is forked before any thread is started"
     shared = Shared()
@@ -424,7 +407,7 @@ def run_child(folder: Path, conditions: Conditions, part: Part, number: int) -> 
         try:
             if conditions.mutant:
                 MUTANTS[conditions.mutant].patch()
-            _Child(folder, conditions, part, number, shared, writing).live()
+            _Child(folder, conditions, part, number, phase, shared, writing).live()
         finally:
             os._exit(99)
     os.close(writing)

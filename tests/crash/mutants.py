@@ -118,13 +118,13 @@ def verified_before_applied() -> None:
 def old_key_off_first() -> None:
     plan = steps.replace_access_keys._replacement
 
-    def hasty(item: Any, known: Any) -> list[Any]:
-        actions = plan(item, known)
+    def hasty(*arguments: Any) -> Any:
+        actions, findings = plan(*arguments)
         off = next(action for action in actions if isinstance(action, DeactivateKey))
         prove = next(action for action in actions if isinstance(action, ProveKey))
         rest = [action for action in actions if action is not off]
         at = rest.index(prove) + 1
-        return [*rest[:at], replace(off, pairs=(), after=(prove.key,)), *rest[at:]]
+        return [*rest[:at], replace(off, pairs=(), after=(prove.key,)), *rest[at:]], findings
 
     steps.replace_access_keys._replacement = hasty
 
@@ -392,8 +392,9 @@ def undo_counted_by_its_intent() -> None:
 def last_look_without_sinks() -> None:
     plan = steps.replace_access_keys._replacement
 
-    def careless(item: Any, known: Any) -> list[Any]:
-        return [replace(a, pairs=()) if isinstance(a, ConfirmKeys) else a for a in plan(item, known)]
+    def careless(*arguments: Any) -> Any:
+        actions, findings = plan(*arguments)
+        return [replace(a, pairs=()) if isinstance(a, ConfirmKeys) else a for a in actions], findings
 
     steps.replace_access_keys._replacement = careless
 

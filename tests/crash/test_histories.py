@@ -8,15 +8,15 @@ from collections import Counter
 
 import pytest
 from crash.campaign import apart, try_all
-from crash.child import Conditions
+from crash.conditions import Conditions
 from crash.drills import watch
 from crash.histories import history
 from crash.matrix import TORTURE
 
-HISTORIES = int(os.environ.get("HISTORIES", "1000" if TORTURE else "200"))
+HISTORIES = int(os.environ.get("HISTORIES", "5000" if TORTURE else "500"))
 SEED = os.environ.get("SEED")
 
-pytestmark = pytest.mark.timeout(7200 if TORTURE else 240)
+pytestmark = pytest.mark.timeout(36_000 if TORTURE else 600)
 
 
 def test_histories(say):

@@ -7,7 +7,7 @@ import time
 import pytest
 from crash.campaign import workers
 from crash.drills import DRILLS, try_mutant
-from crash.mutants import MUTANTS
+from crash.saga_mutants import MUTANTS
 
 NINE = {
     "never-mint-again",
@@ -20,8 +20,26 @@ NINE = {
     "absent-while-listing-lags",
     "trust-a-verified-gate",
 }
-INVARIANTS = {"I1", "I2", "I3", "I4", "I5", "I6", "I6b", "I7", "I8", "I9", "I10", "I13", "I16", "L1"}
-pytestmark = pytest.mark.timeout(240)
+INVARIANTS = {
+    "I1",
+    "I2",
+    "I3",
+    "I3b",
+    "I4",
+    "I5",
+    "I6",
+    "I6b",
+    "I6c",
+    "I7",
+    "I8",
+    "I9",
+    "I10",
+    "I11",
+    "I13",
+    "I16",
+    "L1",
+}
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_every_mutant_has_a_drill_and_the_nine_are_among_them():
