@@ -531,7 +531,7 @@ FORBIDDEN = {
         re.IGNORECASE,
     ),
 }
-HOSTS = {"circleci.com", "keepachangelog.com", "127.0.0.1", "status.circleci.com"}
+HOSTS = {"circleci.com", "oidc.circleci.com", "keepachangelog.com", "127.0.0.1", "status.circleci.com"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=ids)
