@@ -1,8 +1,9 @@
 """What a leaked key opens and who uses it: key, variables, contexts, restrictions, projects, jobs; pure functions.
 
 From an inventory alone the answer is the most that CircleCI would allow: a context without a project restriction is
-open to every project of its organization. Checkouts narrow nothing; they name the jobs that really use it, also where
-no word of the job says so: CircleCI pulls an image of ECR without `aws_auth` with the project's own key (facts 6).
+open to every project of its organization. Configurations, of checkouts and of runs, narrow nothing; they name the jobs
+that really use it, also where no word of the job says so: CircleCI pulls an image of ECR without `aws_auth` with the
+project's own key (facts 6).
 """
 
 from __future__ import annotations
@@ -12,17 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from playbook.config_jobs import ConfigUse
 from playbook.inventory import StoredRestriction, restriction_id
-from playbook.ports import SecretKind, Sink, SinkKind
+from playbook.ports import RUN_CONFIG, SecretKind, Sink, SinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from playbook.config_jobs import JobUse
     from playbook.correlate import Match
-    from playbook.inventory import Inventory
+    from playbook.inventory import Inventory, Run
     from playbook.ports import Project
 
 BY_PROJECT: Final = "project"
+BY_CONTEXT: Final = "context"
 IMPLICIT_ECR: Final = "the project's own variables, for an image of ECR without aws_auth"
 _ECR_PAIR: Final = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 _RESTRICTIONS: Final = "context restrictions"
@@ -30,12 +32,13 @@ _RESTRICTIONS: Final = "context restrictions"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkout:
-    """One configuration file of one checked-out project."""
+    """One configuration of one project: a file of a checkout, or what a pipeline ran with."""
 
     project: str
     """The project's slug; empty when the checkout does not say whose it is."""
     organization: str
     file: str
+    """The file's path, or `pipeline` and its number."""
     use: ConfigUse
 
 
@@ -69,7 +72,7 @@ class Radius:
     projects: tuple[str, ...] = ()
     """Every project that may use it, through a context or by a variable of its own."""
     jobs: tuple[JobReach, ...] = ()
-    """Only of the checkouts that were given."""
+    """Only of the configurations that were read."""
     doubts: tuple[str, ...] = ()
     """What keeps this from being the whole answer."""
 
@@ -89,7 +92,14 @@ def blast_radius(inventory: Inventory, checkouts: Sequence[Checkout] = ()) -> di
 
 class _Radius:
     def __init__(self, inventory: Inventory, checkouts: Sequence[Checkout]) -> None:
-        self.checkouts = checkouts
+        self.checkouts = [*checkouts, *map(_of_run, inventory.runs)]
+        self.doubtful = [checkout for checkout in self.checkouts if checkout.use.doubts]
+        # By what a key may be met in: a large organization has thousands of runs, and as many keys.
+        self.at: dict[tuple[str, str], list[int]] = {}
+        for number, checkout in enumerate(self.checkouts):
+            self.at.setdefault((BY_PROJECT, checkout.project), []).append(number)
+            for name in dict.fromkeys(name for job in checkout.use.jobs for name in job.contexts):
+                self.at.setdefault((BY_CONTEXT, name), []).append(number)
         self.by_id: Mapping[str, Project] = {item.id: item for item in inventory.projects if item.id}
         self.organization_ids = {item.slug: item.id for item in inventory.organizations}
         self.slugs: dict[str, list[str]] = {}
@@ -101,6 +111,7 @@ class _Radius:
         # A case of the first version read no restrictions; nor does an inventory that was limited to other kinds.
         self.restrictions_read = SecretKind.CONTEXT_RESTRICTION.value in inventory.kinds
         self.unread = {hole.where for hole in inventory.holes if hole.what == _RESTRICTIONS}
+        self.unread_runs = [hole.where for hole in inventory.holes if hole.what == RUN_CONFIG]
         self.project_holes = [hole.where for hole in inventory.holes if "project" in hole.what]
         self.names: dict[str, set[str]] = {}
         for variable in inventory.variables:
@@ -121,17 +132,30 @@ class _Radius:
             else:
                 own.setdefault(sink.id, set()).update(names)
         reached = {slug for reach in contexts.values() for slug in reach.projects}
-        jobs = [job for checkout in self.checkouts for job in self._jobs(checkout, contexts, in_contexts, own)]
+        places = [(BY_PROJECT, slug) for slug in own]
+        places += [(BY_CONTEXT, reach.context.name) for reach in contexts.values()]
+        jobs = [
+            job
+            for number in sorted({number for place in places for number in self.at.get(place, ())})
+            for job in self._jobs(self.checkouts[number], contexts, in_contexts, own)
+        ]
+        reached |= own.keys()
         doubts += [
             f"{checkout.project or checkout.file}: {doubt}"
-            for checkout in self.checkouts
+            for checkout in self.doubtful
+            if not checkout.project or checkout.project in reached
             for doubt in checkout.use.doubts
+        ]
+        doubts += [
+            f"{where}: what it ran with was not read"
+            for where in self.unread_runs
+            if where.partition(" ")[0] in reached
         ]
         if self.project_holes and any(reach.every_project for reach in contexts.values()):
             doubts.append("not every project of the organization was read")
         return Radius(
             contexts=tuple(contexts.values()),
-            projects=tuple(sorted(reached | own.keys())),
+            projects=tuple(sorted(reached)),
             jobs=tuple(dict.fromkeys(jobs)),
             doubts=tuple(dict.fromkeys(doubts)),
         )
@@ -192,6 +216,11 @@ class _Radius:
             yield f"aws_auth, by {min(named)}"
         if job.ecr_images and self.names.get(checkout.project, set()) >= _ECR_PAIR and at_hand & _ECR_PAIR:
             yield IMPLICIT_ECR
+
+
+def _of_run(run: Run) -> Checkout:
+    file = f"pipeline {run.number}" if run.number else "pipelines"
+    return Checkout(project=run.project, organization=run.organization, file=file, use=run.use)
 
 
 def document(radius: Radius) -> dict[str, object]:

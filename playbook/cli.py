@@ -865,6 +865,13 @@ def report(case: str | None, form: str) -> None:
 @click.option("--exposed-until", default="", metavar="TIME", help="When that ended; what was written since is rotated.")
 @click.option("--checkout", "checkouts", multiple=True, metavar="DIR", help="Checkout to look for jobs in; repeatable.")
 @click.option(
+    "--compiled-configs",
+    type=click.IntRange(0, 20),
+    default=0,
+    metavar="N",
+    help="Look for jobs in what each project's N latest pipelines ran with (0).",
+)
+@click.option(
     "--holds", "said", multiple=True, metavar="ID=KEY_ID", help="Vouch that a row holds this key; repeatable."
 )
 @click.option("--fail-on-exposed", is_flag=True, help="Exit 10 when secrets are exposed or anything was not read.")
@@ -927,6 +934,7 @@ def _read_everything(screen: Screen, settings: Settings, options: Mapping[str, A
 
     slugs = survey.projects_of(Path(options["projects_file"])) if options["projects_file"] else ()
     said, kinds = survey.said_of(options["said"]), survey.kinds_of(options["kinds"])
+    runs = int(options["compiled_configs"])
     platforms = _live(screen, settings, options, case="inventory")
     progress = ReadingProgress(sys.stderr)
     reading = None
@@ -934,7 +942,7 @@ def _read_everything(screen: Screen, settings: Settings, options: Mapping[str, A
         view = CaseWorld(platforms, Journal(), parallel=settings.parallel)
         organizations = find_organizations(view, settings.organizations)
         if options["folder"]:
-            scope = survey.scope_of(view.circleci.host, organizations, view.accounts, kinds, slugs)
+            scope = survey.scope_of(view.circleci.host, organizations, view.accounts, kinds, slugs, runs=runs)
             reading = Reading(Path(options["folder"]), scope=scope, now=view.clock.now())
             if reading.taken_up:
                 screen.say(f"Going on with an interrupted inventory: {reading.taken_up} parts are read already.")
@@ -945,6 +953,7 @@ def _read_everything(screen: Screen, settings: Settings, options: Mapping[str, A
             kinds=kinds,
             known_projects=slugs,
             said=said,
+            runs=runs,
             reading=reading,
             progress=progress,
         )

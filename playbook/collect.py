@@ -1,9 +1,9 @@
 """Collects an inventory through a `View`: only reads, side by side, and whatever is refused becomes a hole.
 
 The reading has three rounds. First the lists (contexts, projects, users), then everything that hangs on their items,
-both platforms at once, and last the last uses of the keys that CircleCI stores. A key's own last use is asked for
-only there: the credential report tells it for the others in two calls, so that a thousand users stay under 1.15 calls
-each. Where the report is refused, or leaves a doubt about a key, that key is asked about too.
+both platforms at once, and last the last uses of keys that the credential report does not tell. The report tells them
+in two calls, so that a thousand users stay under 1.15 calls each; a key that it leaves in doubt, or that CircleCI
+stores while those are few, is asked about by itself. Where the report is refused, every key is.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from playbook.config_jobs import ConfigUse, UnreadableConfigError, config_use
 from playbook.correlate import StoredVariable
-from playbook.credential_report import last_uses
+from playbook.credential_report import last_uses, to_ask
 from playbook.errors import ServiceError
-from playbook.inventory import Inventory, KeyUse, Reads, Row, Said, StoredRestriction, line_of, row_of
-from playbook.ports import Hole, Project, SecretKind, Sink, SinkKind
+from playbook.inventory import Inventory, KeyUse, Reads, Row, Run, Said, StoredRestriction, line_of, row_of
+from playbook.ports import RUN_CONFIG, Hole, Project, SecretKind, Sink, SinkKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from playbook.ports import AccessKey, CredentialReport, LastUsed, Organization, User, View
+    from playbook.config_jobs import JobUse
+    from playbook.ports import AccessKey, CredentialReport, LastUsed, Organization, RunConfig, User, View
     from playbook.reading import Reading
 
 ALL_KINDS: Final = frozenset(SecretKind)
@@ -77,14 +79,16 @@ def collect(
     kinds: Iterable[SecretKind] = ALL_KINDS,
     known_projects: Sequence[str] = (),
     said: Mapping[str, str] | None = None,
+    runs: int = 0,
     reading: Reading | None = None,
     progress: Callable[[Advance], None] = lambda _advance: None,
 ) -> Inventory:
     """Read everything once; a refused read becomes a hole, anything else that fails stops the reading.
 
-    `known_projects` are slugs that the responder knows; `said` tells which key a variable holds by a person's word.
+    `known_projects` are slugs that the responder knows; `said` tells which key a variable holds by a person's word;
+    of each project the configurations of so many `runs` are read, which costs a call for each and one for their list.
     """
-    return _Collector(view, frozenset(kinds), reading, progress).collect(
+    return _Collector(view, frozenset(kinds), runs, reading, progress).collect(
         organizations, accounts, known_projects, said or {}
     )
 
@@ -94,11 +98,13 @@ class _Collector:
         self,
         view: View,
         kinds: frozenset[SecretKind],
+        runs: int,
         reading: Reading | None,
         progress: Callable[[Advance], None],
     ) -> None:
         self.view = view
         self.kinds = kinds
+        self.runs = runs
         self.reading = reading
         self.progress = progress
         self.oldest: datetime | None = None
@@ -206,6 +212,9 @@ class _Collector:
             parts += [self._project(project) for project in first.projects]
         if self.kinds & OF_ORGANIZATIONS:
             parts += [self._organization(organization) for organization in organizations]
+        if self.runs:
+            # v2 no longer shows the pipelines of a deleted project, and nobody can run one.
+            parts += [self._runs(project) for project in first.projects if not project.deleted]
         return parts
 
     def _context(self, sink: Sink) -> _Part:
@@ -244,6 +253,19 @@ class _Collector:
         where = organization.slug
         return _Part(what="secrets of the organization", where=where, key=f"organization {where}", read=read)
 
+    def _runs(self, project: Project) -> _Part:
+        def run(number: int, use: ConfigUse) -> Row:
+            run = Run(project=project.slug, organization=project.organization, number=number, use=use)
+            return ("run", run)
+
+        def read() -> list[Row]:
+            found = self.view.circleci.run_configs(project, self.runs)
+            rows = [run(item.number, _use_of(item)) for item in found.items]
+            rows += [("hole", hole) for hole in found.holes]
+            return rows or [run(0, ConfigUse(doubts=("no run of it is known, so its jobs are not",)))]
+
+        return _Part(what=RUN_CONFIG, where=project.slug, key=f"runs {project.slug}", read=read)
+
     def _reports(self, accounts: Sequence[str]) -> list[_Part]:
         def reader(account: str) -> Callable[[], list[Row]]:
             def read() -> list[Row]:
@@ -276,23 +298,24 @@ class _Collector:
         ]
 
     def _uses(self, found: Inventory) -> list[_Part]:
-        """Ask about each key that CircleCI may store, and about those of which the report says nothing."""
+        """Ask about the keys of which the report says nothing, and those that CircleCI may store while they are few."""
 
         def reader(key: AccessKey) -> Callable[[], list[Row]]:
             return lambda: [("last_used", KeyUse(id=key.id, used=self.view.aws(key.account).last_used(key.id)))]
 
-        tails = {stored.variable.tail for stored in found.variables} | {item.tail for item in found.secrets}
-        reported = self._reported(found)
+        tails = {stored.variable.tail or "" for stored in found.variables}
+        tails |= {item.tail or "" for item in found.secrets}
+        asked = to_ask(found.keys, self._reported(found), tails, len(found.users))
         return [
             _Part(what="last use", where=f"{key.account}/{key.user}/{key.id}", key=f"use {key.id}", read=reader(key))
-            for key in found.keys
-            if key.id[-4:] in tails or key.id not in reported
+            for key in asked
         ]
 
     def _reported(self, found: Inventory) -> dict[str, LastUsed]:
         uses: dict[str, LastUsed] = {}
         for account, report in self.reports.items():
-            uses |= last_uses(report, [key for key in found.keys if key.account == account])
+            told = last_uses(report, [key for key in found.keys if key.account == account])
+            uses |= {key: replace(used, reported_at=report.generated_at) for key, used in told.items()}
         return uses
 
     def _last_used(self, done: Inventory) -> dict[str, LastUsed]:
@@ -338,6 +361,24 @@ class _Collector:
 def project_sink(project: Project) -> Sink:
     """The project as a place of variables."""
     return Sink(kind=SinkKind.PROJECT, id=project.slug, name=project.slug, organization=project.organization)
+
+
+def _use_of(run: RunConfig) -> ConfigUse:
+    """What a run used. Of the part that generates the rest only the jobs count: what it leaves open stands there."""
+    if not run.compiled:
+        doubts: tuple[str, ...] = (f"pipeline {run.number} had not generated its configuration yet",)
+    else:
+        doubts = ()
+    jobs: list[JobUse] = []
+    for text in filter(None, (run.compiled, run.compiled_setup)):
+        try:
+            use = config_use(text)
+        except UnreadableConfigError as error:
+            doubts += (f"what pipeline {run.number} ran with cannot be read: {error}",)
+            continue
+        jobs += use.jobs
+        doubts += use.doubts if text is run.compiled else ()
+    return ConfigUse(jobs=tuple(jobs), doubts=doubts)
 
 
 def _hidden(what: str, where: str, shown: int) -> Hole:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
+from playbook.config_jobs import ConfigUse
 from playbook.correlate import Correlation, Held, StoredVariable, correlate, legacy_held
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.model import Choice, Question
 from playbook.ports import (
@@ -57,6 +59,18 @@ class KeyUse:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one pipeline used, as far as the configuration that it ran with says."""
+
+    project: str
+    """The project's slug."""
+    organization: str
+    number: int
+    """The pipeline's; 0 stands for a project of which no run is known."""
+    use: ConfigUse
+
+
+@dataclass(frozen=True, kw_only=True)
 class Said:
     """Which key a place holds, because a canary printed it or a person said so."""
 
@@ -85,6 +99,7 @@ ROWS: Final[Mapping[str, type[Any]]] = {
     "variable": StoredVariable,
     "secret": StoredSecret,
     "restriction": StoredRestriction,
+    "run": Run,
     "user": User,
     "key": AccessKey,
     "last_used": KeyUse,
@@ -111,6 +126,8 @@ class Inventory:
     secrets: tuple[StoredSecret, ...] = ()
     """Every stored thing that is no variable."""
     restrictions: tuple[StoredRestriction, ...] = ()
+    runs: tuple[Run, ...] = ()
+    """Of the projects whose latest pipelines were asked for."""
     users: tuple[User, ...] = ()
     keys: tuple[AccessKey, ...] = ()
     last_used: dict[str, LastUsed] = field(default_factory=dict)
@@ -151,6 +168,7 @@ class Inventory:
             *(("variable", item) for item in self.variables),
             *(("secret", item) for item in self.secrets),
             *(("restriction", item) for item in self.restrictions),
+            *(("run", item) for item in self.runs),
             *(("user", item) for item in self.users),
             *(("key", item) for item in self.keys),
             *(("last_used", KeyUse(id=key, used=used)) for key, used in self.last_used.items()),
@@ -176,6 +194,7 @@ class Inventory:
             variables=tuple(found["variable"]),
             secrets=tuple(found["secret"]),
             restrictions=tuple(found["restriction"]),
+            runs=tuple(found["run"]),
             users=tuple(found["user"]),
             keys=tuple(found["key"]),
             last_used={item.id: item.used for item in found["last_used"]},
@@ -203,7 +222,7 @@ def line_of(row: Row) -> str:
 def row_of(line: str) -> Row:
     """Read a line back, strictly."""
     read = json.loads(line)
-    return read["row"], msgspec.convert(read["value"], ROWS[read["row"]])
+    return read["row"], msgspec.convert(read["value"], met(ROWS[read["row"]]))
 
 
 def find_organizations(view: View, wanted: Sequence[str]) -> tuple[Organization, ...]:

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from playbook import blast_radius
-from playbook.correlate import variable_id
+from playbook.correlate import NOT_SECRET, variable_id
 from playbook.exposure import Exposure, burn_down, judge
 from playbook.inventory import restriction_id, secret_id
-from playbook.ports import SecretKind, SinkKind, display
+from playbook.ports import SecretKind, SinkKind
+from playbook.rotation import way_of, way_of_restriction, way_of_variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,26 +26,9 @@ if TYPE_CHECKING:
     from playbook.correlate import Match, StoredVariable
     from playbook.exposure import Verdict, Window
     from playbook.inventory import Inventory, StoredRestriction
-    from playbook.ports import AccessKey, StoredSecret, User
+    from playbook.ports import AccessKey, Restriction, StoredSecret, User
 
 SCHEMA: Final = 1
-ROTATED_BY: Final = {
-    SecretKind.CONTEXT_VARIABLE: "this-tool",
-    SecretKind.PROJECT_VARIABLE: "this-tool",
-    SecretKind.LEGACY_AWS_KEY: "by-hand: Project Settings > AWS Permissions of {place}: clear both fields",
-    SecretKind.CHECKOUT_KEY: "by-hand: Project Settings > SSH Keys > Checkout SSH Keys of {place}: delete, add anew, "
-    "then delete the old public key where the repository is",
-    SecretKind.SSH_KEY: "by-hand: Project Settings > SSH Keys > Additional SSH Keys of {place}: replace, then change "
-    "its fingerprint in the configuration and remove the old public key from {name}",
-    SecretKind.PROJECT_TOKEN: "by-hand: Project Settings > API Permissions of {place}: delete, add anew",
-    SecretKind.WEBHOOK_SECRET: "by-hand: Project Settings > Webhooks of {place}: a new one, there and at the receiver",
-    SecretKind.TRIGGER_URL: "by-hand: Project Settings > Triggers of {place}: delete, add anew, then change the sender",
-    SecretKind.RUNNER_TOKEN: "by-hand: `circleci runner token create {place}`, put it into the agents' configuration, "
-    "then `circleci runner token delete`",
-    SecretKind.OIDC_CLAIMS: "none: no secret, but it decides which tokens AWS accepts",
-    SecretKind.CONTEXT_RESTRICTION: "none: no secret, but it decides who may read some",
-}
-"""How each kind is rotated: by this tool, or by hand with the exact place."""
 COLUMNS: Final = (
     "id",
     "kind",
@@ -123,6 +107,10 @@ class _Teller:
                 self.places.setdefault(match.key.id, []).append(match)
         self.tails = {stored.id: stored.variable.tail for stored in inventory.variables}
         self.known_by = {project.slug: list(project.known_by) for project in inventory.projects}
+        self.slugs = {project.id: project.slug for project in inventory.projects if project.id}
+        # A slug that was given away again names the living project.
+        living = {project.slug for project in inventory.projects if not project.deleted}
+        self.deleted = {project.slug for project in inventory.projects} - living
         self.legacy: dict[str, list[str]] = {}
         for name, held in inventory.legacy.items():
             self.legacy.setdefault(held.key.id, []).append(name)
@@ -149,6 +137,7 @@ class _Teller:
             "created_at": _iso(key.created_at),
             "last_used_at": _iso(used.at) if used else None,
             "last_used_service": used.service if used and used.at else None,
+            "last_used_as_of": _iso(used.reported_at) if used else None,
             "stored_in": [*stored_in, *self.legacy.get(key.id, ())],
             "pairs": pairs,
             "blast_radius": blast_radius.document(self.radii.get(key.id, blast_radius.Radius())),
@@ -184,12 +173,21 @@ class _Teller:
             "created_at": _iso(variable.created_at),
             "updated_at": _iso(variable.updated_at),
             **self._exposure(stored.id),
-            "rotation": ROTATED_BY[kind],
+            "rotation": way_of_variable(sink.name, deleted=not context and sink.id in self.deleted),
             "detail": "",
-            "note": "; ".join(match.evidence) if match is not None and match.key is None else "",
+            "note": self._doubt(stored, match),
             **({} if context else {"known_by": self.known_by.get(sink.id, [])}),
             "access_key": held,
         }
+
+    def _doubt(self, stored: StoredVariable, match: Match | None) -> str:
+        """Why nobody knows which key this holds; of a secret, what is not known of the id beside it."""
+        if match is None and NOT_SECRET.fullmatch(stored.variable.name):
+            return "a setting by its name, so it does not count"
+        if match is None or match.key is not None:
+            return ""
+        why = "; ".join(match.evidence)
+        return why if stored.id in self.holding else f"it stands beside {match.stored.variable.name}: {why}"
 
     def _secret(self, secret: StoredSecret) -> dict[str, Any]:
         found = self.inventory.legacy.get(secret_id(secret))
@@ -205,7 +203,7 @@ class _Teller:
             "created_at": _iso(secret.created_at),
             "updated_at": _iso(secret.updated_at),
             **self._exposure(secret_id(secret)),
-            "rotation": ROTATED_BY[secret.kind].format(place=display(secret.place), name=display(secret.name)),
+            "rotation": way_of(secret, deleted=place == "project" and secret.place in self.deleted),
             "detail": secret.detail,
             "note": "" if secret.set else "CircleCI says that there is no secret behind it",
             **({"known_by": self.known_by.get(secret.place, [])} if place == "project" else {}),
@@ -224,11 +222,18 @@ class _Teller:
             "created_at": None,
             "updated_at": None,
             **self._exposure(restriction_id(stored)),
-            "rotation": ROTATED_BY[SecretKind.CONTEXT_RESTRICTION],
+            "rotation": way_of_restriction(),
             "detail": restriction.kind,
-            "note": "",
+            "note": self._whom(restriction),
             "access_key": None,
         }
+
+    def _whom(self, restriction: Restriction) -> str:
+        """A restriction names a project by an id, which tells a person nothing."""
+        if restriction.kind != blast_radius.BY_PROJECT:
+            return ""
+        slug = self.slugs.get(restriction.value)
+        return f"only {slug}" if slug is not None else "a project that no source lists"
 
     def _exposure(self, name: str) -> dict[str, str | None]:
         verdict = self.verdicts.get(name)
@@ -279,6 +284,7 @@ def findings(inventory: Inventory, window: Window | None = None) -> list[dict[st
     told += _made_meanwhile(inventory, window)
     told += _broken_pairs(inventory)
     told += _by_hand(inventory)
+    told += _reported_uses(inventory)
     told += _stored_nowhere(inventory)
     return [{"level": level, "text": text} for level, text in told]
 
@@ -333,6 +339,17 @@ def _stored_nowhere(inventory: Inventory) -> Iterator[tuple[str, str]]:
             yield "note", f"{who} is stored nowhere in CircleCI and was used on {used.at.date().isoformat()}"
         else:
             yield "note", f"{who} is on, stored nowhere in CircleCI, and no use of it is known"
+
+
+def _reported_uses(inventory: Inventory) -> Iterator[tuple[str, str]]:
+    """A use of the last hours may be missing in a report: who decides by it has to know."""
+    held = {match.key.id for match in inventory.correlation().matches if match.key is not None}
+    held |= {legacy.key.id for legacy in inventory.legacy.values()}
+    times = [used.reported_at for key, used in inventory.last_used.items() if key in held and used.reported_at]
+    if times:
+        oldest = min(times).isoformat(timespec="minutes").replace("+00:00", "Z")
+        keys = f"the last use of {len(times)} stored keys"
+        yield "note", f"{keys} is from AWS's credential reports (the oldest of {oldest}): later uses are not in it"
 
 
 def is_exposed(told: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import GuardError, JournalDamagedError
 from playbook.ports import Evidence, Json
 
@@ -224,7 +225,7 @@ def action_from_data(data: Mapping[str, Any]) -> Action:
             remedy="Use the version that wrote the case (its first record names it). Nothing was changed.",
         )
     try:
-        action = msgspec.convert({name: value for name, value in data.items() if name != "kind"}, cls)
+        action = msgspec.convert({name: value for name, value in data.items() if name != "kind"}, met(cls))
     except msgspec.ValidationError as error:
         why = str(error)
     else:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from playbook import __version__
+from playbook.decoding import met
 from playbook.engine import Engine, Outcome
 from playbook.errors import DeclinedError, GuardError, MissingAnswerError, UsageError
 from playbook.journal import Journal, opened, this_host
@@ -81,7 +82,7 @@ class Settings:
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Read back what `to_json` wrote, strictly."""
         try:
-            return msgspec.convert(dict(data), cls)
+            return msgspec.convert(dict(data), met(cls))
         except msgspec.ValidationError:
             raise UsageError(
                 "The settings in the case's first record are not those of this version.",

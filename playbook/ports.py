@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from playbook.secret import Secret
 
@@ -103,6 +103,8 @@ class LastUsed:
     at: datetime | None
     service: str = ""
     region: str = ""
+    reported_at: datetime | None = None
+    """When the credential report was made that says so; None: the key was asked about by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -624,6 +626,30 @@ class Projects:
     holes: tuple[Hole, ...] = ()
 
 
+RUN_CONFIG: Final = "configuration of a run"
+"""How a hole names what could not be read of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What one pipeline ran with, orbs and parameters resolved: a stranger's texts, which may hold anything."""
+
+    number: int
+    created_at: datetime | None
+    compiled: str = field(repr=False)
+    """Empty when there is none, as of a pipeline that waits for the configuration its setup generates."""
+    compiled_setup: str = field(default="", repr=False)
+    """The part that generates the other; empty where nothing is generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfigs:
+    """The configurations of a project's latest pipelines, and those that were refused."""
+
+    items: tuple[RunConfig, ...] = ()
+    holes: tuple[Hole, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineDefinition:
     """What a pipeline of a project is started from (`/projects/{id}/pipeline-definitions`)."""
@@ -746,6 +772,10 @@ class CircleCiReader(Protocol):
 
     def organization_secrets(self, organization: Organization, kinds: frozenset[SecretKind]) -> StoredSecrets:
         """What belongs to the organization itself: runner tokens and custom OIDC claims."""
+        ...
+
+    def run_configs(self, project: Project, most: int) -> RunConfigs:
+        """What the latest pipelines ran with, newest first, at most so many: a call for the list, one for each."""
         ...
 
     def pipeline_definitions(self, project: Project) -> tuple[PipelineDefinition, ...]:
@@ -983,6 +1013,13 @@ class View(Protocol):
 
     def looks(self, key: str) -> tuple[Evidence, ...]:
         """The evidence of this process's earlier looks at an action that was pending, oldest first."""
+        ...
+
+    def share(self, name: str, read: Callable[[], R], *, since: float) -> R | None:
+        """A reading that lanes have in common, if one of this name began at `since` (`Clock.monotonic`) or later.
+
+        Else it is made now, by this caller. None: another lane is at it; look again a little later.
+        """
         ...
 
     def gather(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -35,8 +35,10 @@ FIRST_SCREEN: Final = "inventory_secrets"
 """The step whose findings a person sees before the questions about them."""
 ROOMY: Final = 120
 """Below this a key's own facts are stacked, so that its places keep their line."""
-NARROW: Final = 80
+NARROW: Final = 100
 """Below this the other tables of an inventory have two columns."""
+URGENT_SHOWN: Final = 12
+"""So many warnings go before the keys; a window of weeks over a large account has hundreds."""
 REDRAW_S: Final = 0.2
 LINE_S: Final = 5.0
 WAIT_SHOWN_S: Final = 2
@@ -177,33 +179,53 @@ class Screen:
             self.result(f"Next:  rotation-playbook resume {folder}")
 
     def inventory(self, told: Mapping[str, Any]) -> None:
-        """First whether anything is missing, then every key and its places, then everything else that is stored."""
+        """First whether anything is missing, what is exposed and what is dangerous; then the keys, then the rest."""
         width = WIDE if not self.answer.is_terminal else self.answer.width
         for line in opening_lines(told):
             self.answer.print(Text(line))
+        urgent = [finding for finding in told["findings"] if finding["level"] != "note"]
+        self._told(urgent[:URGENT_SHOWN])
+        if len(urgent) > URGENT_SHOWN:
+            self.answer.print(Text(f"   {len(urgent) - URGENT_SHOWN} more like these stand at the end"))
+        self.answer.print(Text(f"\n{len(told['access_keys'])} access keys"))
         self.answer.print(stored_keys(told, stacked=width < ROOMY))
         for kind, rows in _by_kind(told):
-            self.answer.print(Text(f"\n{kind}: {len(rows)}{_rotation(rows)}"))
+            self.answer.print(Text(f"\n{len(rows)} of the kind {kind}"))
+            for line in _rotations(rows):
+                self.answer.print(Text(line, style="dim"))
             self.answer.print(stored_rows(rows, narrow=width < NARROW))
-        for finding in told["findings"]:
-            self.answer.print(
-                Text(f"{_MARK.get(finding['level'], '  ')} {display(finding['text'])}", style=_STYLE[finding["level"]])
-            )
+        self.answer.print()
+        self._told([*urgent[URGENT_SHOWN:], *(item for item in told["findings"] if item["level"] == "note")])
+        if self.answer.is_terminal:
+            # The end of a long table is what a terminal shows.
+            self.answer.print(Text("\n" + "\n".join(summary_lines(told))))
+
+    def _told(self, found: Iterable[Mapping[str, Any]]) -> None:
+        for finding in found:
+            level = finding["level"]
+            self.answer.print(Text(f"{_MARK[level]} {display(finding['text'])}", style=_STYLE[level]))
 
 
 def opening_lines(told: Mapping[str, Any]) -> Iterator[str]:
-    """Whether the inventory is whole, comes first; then what was not read, how old it is, and the exposure."""
+    """Whether the inventory is whole, comes first; then the exposure, what was not read, and how old it is."""
+    yield from summary_lines(told)
+    for hole in told["holes"]:
+        yield f"  not read: {display(hole['what'])} of {display(hole['where'])} ({display(hole['why'])})"
+    if told["oldest_read_at"] < told["generated_at"]:
+        yield f"An interrupted reading was continued: its oldest part is of {told['oldest_read_at']}."
+
+
+def summary_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """Whether the inventory is whole, and how much of it is exposed."""
     counts = f"{len(told['secrets'])} stored things, {len(told['access_keys'])} access keys"
     if told["complete"]:
         yield f"Complete: {counts}."
     else:
         yield f"INCOMPLETE: {len(told['holes'])} thing(s) could not be read; this is no all-clear. {counts} were read."
-    for hole in told["holes"]:
-        yield f"  not read: {display(hole['what'])} of {display(hole['where'])} ({display(hole['why'])})"
-    if told["oldest_read_at"] < told["generated_at"]:
-        yield f"An interrupted reading was continued: its oldest part is of {told['oldest_read_at']}."
-    if told["exposure_window"] is not None:
-        left = told["burn_down"]
+    left = told["burn_down"]
+    if told["exposure_window"] is None:
+        yield "Exposure: not judged. Say when strangers could read: --exposed-from TIME --exposed-until TIME."
+    else:
         yield (
             f"Exposure: {left['rotated']} of {left['total']} secrets rotated; "
             f"{left['exposed']} exposed, {left['unknown']} unknown."
@@ -217,18 +239,31 @@ def stored_keys(told: Mapping[str, Any], *, stacked: bool) -> Table:
     users = {(user["account"], user["name"]): user for user in told["users"] if user["account"] not in unread}
     columns = ("access key", "stored in, and what it opens")
     table = _table(*columns) if stacked else _table("account", "user", columns[0], "status", "last used", columns[1])
-    for key in told["access_keys"]:
+    for key in sorted(told["access_keys"], key=_least_urgent):
         last = (key["last_used_at"] or "never")[:10]
+        status = f"{key['status']}, EXPOSED" if _is_exposed(key, rows) else key["status"]
         places = list(_places(key, rows)) or ["-"]
         if key["stored_in"]:
             places.append(f"opens: {_opens(users.get((key['account'], key['user'])))}; {_used_by(key)}")
         if stacked:
-            facts = (key["id"], f"{key['account']}/{key['user']}", f"{key['status']}, last used {last}")
+            used = f"last used {last}" if key["last_used_at"] else "no use known"
+            facts = (key["id"], f"{key['account']}/{key['user']}", f"{status}, {used}")
             cells = [Text("\n".join(map(display, facts)), overflow="fold")]
         else:
-            cells = [_cell(fact) for fact in (key["account"], key["user"], key["id"], key["status"], last)]
+            cells = [_cell(fact) for fact in (key["account"], key["user"], key["id"], status, last)]
         table.add_row(*cells, Text("\n".join(places), overflow="fold"))
     return table
+
+
+def _least_urgent(key: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Keys that are on and stored come first, then those that are on; within each as the platforms list them."""
+    is_on = key["status"] == "Active"
+    return not (is_on and key["stored_in"]), not is_on
+
+
+def _is_exposed(key: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> bool:
+    exposed = (rows[place]["exposure"] == "exposed" for place in key["stored_in"] if place in rows)
+    return key["status"] == "Active" and any(exposed)
 
 
 def _places(key: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -270,25 +305,37 @@ def _by_kind(told: Mapping[str, Any]) -> Iterator[tuple[str, list[Mapping[str, A
         yield kind, [row for row in told["secrets"] if row["kind"] == kind]
 
 
-def _rotation(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How the kind is rotated, said once: by hand in its place of the first row, as an example."""
-    how = str(rows[0]["rotation"])
-    return "" if how == "this-tool" else f" - {display(how)}" + (", and so on" if len(rows) > 1 else "")
+def _rotations(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How the kind is rotated; where that differs, or names its place, by an example and how many are alike."""
+    ways: dict[str, list[str]] = {}
+    for row in rows:
+        word, _, how = str(row["rotation"]).partition(": ")
+        ways.setdefault(word, []).append(how)
+    for word, hows in ways.items():
+        name = "rotated by this tool" if word == "this-tool" else word.replace("-", " ")
+        if not hows[0]:
+            yield f"  {name}" if len(ways) == 1 else f"  {name}: {len(hows)}"
+        elif len(hows) == len(rows) == 1 or word == "none":
+            yield f"  {name}: {display(hows[0])}"
+        else:
+            yield f"  {name}: {len(hows)}, such as: {display(hows[0])}"
 
 
 def _opens(user: Mapping[str, Any] | None) -> str:
     if user is None:
         return "not known"
     names = [*user["policies"], *user["inline_policies"], *(f"group {name}" for name in user["groups"])]
-    return display(", ".join(user["reach"]) or ", ".join(names) or "nothing by a policy")
+    return display("; ".join(user["reach"]) or ", ".join(names) or "nothing, for its user has no policy")
 
 
 def _used_by(row: Mapping[str, Any]) -> str:
+    """Who may use it by CircleCI's own rules, and which jobs do by the configurations that were read."""
     radius = row["blast_radius"]
-    text = f"used by {len(radius['projects'])} project(s)"
-    if any(context["every_project"] for context in radius["contexts"]):
-        text += ", open to every one"
-    return text + (f", {len(radius['jobs'])} job(s) in the checkouts" if radius["jobs"] else "")
+    is_open = any(context["every_project"] for context in radius["contexts"])
+    number = len(radius["projects"])
+    text = f"open to every project ({number} now)" if is_open else f"open to {number} project(s)"
+    jobs = {(job["project"], job["workflow"], job["job"]) for job in radius["jobs"]}
+    return text + (f", seen in {len(jobs)} job(s)" if jobs else "")
 
 
 class ReadingProgress:

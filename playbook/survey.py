@@ -81,9 +81,12 @@ def scope_of(
     accounts: Sequence[str],
     kinds: Iterable[str],
     slugs: Sequence[str],
+    *,
+    runs: int = 0,
 ) -> str:
     """What an inventory reads, in one text: an interrupted one is only gone on with for the same."""
-    return json.dumps([host, sorted(item.slug for item in organizations), sorted(accounts), sorted(kinds), list(slugs)])
+    places = [host, sorted(item.slug for item in organizations), sorted(accounts)]
+    return json.dumps([*places, sorted(kinds), list(slugs), runs])
 
 
 def checkouts_of(texts: Sequence[str]) -> tuple[Checkout, ...]:

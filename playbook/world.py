@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from playbook.errors import GuardError
 from playbook.ports import Waits
@@ -21,6 +22,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@dataclass(kw_only=True)
+class _Shared:
+    """A reading in common: when it began, and what it gave once it was done."""
+
+    began: float
+    result: Any = None
+
+
 class CaseWorld:
     """Implements `ports.World`; given to a step or to `observe`, it is a `ports.View`."""
 
@@ -33,6 +42,7 @@ class CaseWorld:
         self._parallel = parallel
         self._held: dict[str, Credential | Secret] = {}
         self._looks: dict[str, list[Evidence]] = {}
+        self._shared: dict[str, _Shared] = {}
         self._lock = threading.Lock()
 
     @property
@@ -102,6 +112,21 @@ class CaseWorld:
                 self._looks.pop(key, None)
             else:
                 self._looks.setdefault(key, []).append(evidence)
+
+    def share(self, name: str, read: Callable[[], R], *, since: float) -> R | None:
+        """A reading in common; nobody waits for another's, so that no thread is held."""
+        with self._lock:
+            known = self._shared.get(name)
+            if known is not None and known.began >= since:
+                return cast("R | None", known.result)
+            mine = self._shared[name] = _Shared(began=self.clock.monotonic())
+        try:
+            result = mine.result = read()
+        except BaseException:
+            with self._lock:
+                self._shared.pop(name, None)
+            raise
+        return result
 
     def gather(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """Map side by side, at most `parallel` at once."""

@@ -258,7 +258,7 @@ def _hidden_note(correlation: Correlation) -> str:
 def _opens(inventory: Inventory, key: AccessKey) -> str:
     """What the key may do at most, where that is alarming."""
     users = (user for user in inventory.users if (user.account, user.name) == (key.account, key.user))
-    return next((display(", ".join(user.reach)) for user in users), "")
+    return next((display("; ".join(user.reach)) for user in users), "")
 
 
 def _weakest(places: tuple[Match, ...]) -> str:

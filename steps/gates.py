@@ -16,7 +16,7 @@ from playbook.ports import TrailKey, WorkflowStatus, display
 from steps.iam_keys import credential_of, list_keys, server_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from playbook.ports import Evidence, Pipeline, View, World
@@ -25,6 +25,9 @@ JOB_HOURS_MAX: Final = 5
 """CircleCI ends a job after five hours, so nothing older can still run."""
 RUNNING_KEPT: Final = 100
 """Pipelines that a look remembers: a record has a size limit."""
+FEW: Final = 3
+"""So many projects are looked at for each key by itself; more of them for all keys that wait at the same time."""
+TOGETHER_S: Final = 1.0
 ROUTINE_SILENCE_S: Final = 14_400
 """How long an old key is silent before it goes off, when nothing has happened (design, waits)."""
 
@@ -110,8 +113,22 @@ class DrainJobs(Gate):
         if not view.waits.drain or not self.projects:
             return Observation(status=Status.PRESENT, evidence={"waited": False})
         looks = view.looks(self.key)
-        known = [str(item) for item in _texts(looks[-1].get("pipelines"))] if looks else None
-        running = self._running(view, known)
+        known = looks[-1].get("pipelines") if looks else None
+        if known is None:
+            began = float(str(looks[0]["began"])) if looks else view.clock.monotonic()
+            if not looks and len(self.projects) > FEW:
+                reason = "looking at what runs, once for all keys that wait for it"
+                evidence: Evidence = {"began": str(began)}
+                return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=TOGETHER_S)
+            running = view.share(f"running:{'|'.join(self.projects)}", lambda: self._first_look(view), since=began)
+            if running is None:
+                reason = "another key's look at what runs is under way"
+                return Observation(status=Status.PENDING, evidence=looks[0], reason=reason, again_s=TOGETHER_S)
+        else:
+            running = _busy(view, [str(item) for item in _texts(known)])
+        return self._judge(view, running)
+
+    def _judge(self, view: View, running: list[str]) -> Observation:
         evidence: Evidence = {"pipelines": tuple(running[:RUNNING_KEPT]), "running": len(running)}
         if not running:
             return Observation(status=Status.PRESENT, evidence=evidence)
@@ -125,16 +142,18 @@ class DrainJobs(Gate):
             otherwise=Status.PRESENT,
         )
 
-    def _running(self, view: View, known: list[str] | None) -> list[str]:
-        """The ids of pipelines with a workflow that is not over; those of the first look, or of that one's alone."""
-        if known is None:
-            since = view.clock.now() - timedelta(hours=JOB_HOURS_MAX)
-            found: list[tuple[Pipeline, ...]] = view.gather(
-                lambda project: view.circleci.pipelines(project, since), self.projects
-            )
-            known = [pipeline.id for pipelines in found for pipeline in pipelines]
-        busy = view.gather(lambda pipeline: _is_busy(view, pipeline), known)
-        return [pipeline for pipeline, runs in zip(known, busy, strict=True) if runs]
+    def _first_look(self, view: View) -> list[str]:
+        """The ids of the pipelines that have something running, in all of the projects."""
+        since = view.clock.now() - timedelta(hours=JOB_HOURS_MAX)
+        found: list[tuple[Pipeline, ...]] = view.gather(
+            lambda project: view.circleci.pipelines(project, since), self.projects
+        )
+        return _busy(view, [pipeline.id for pipelines in found for pipeline in pipelines])
+
+
+def _busy(view: View, pipelines: Sequence[str]) -> list[str]:
+    busy = view.gather(lambda pipeline: _is_busy(view, pipeline), pipelines)
+    return [pipeline for pipeline, runs in zip(pipelines, busy, strict=True) if runs]
 
 
 def _is_busy(view: View, pipeline: str) -> bool:

@@ -58,7 +58,8 @@ def _counts(inventory: Inventory, window: Window | None) -> Iterator[Finding]:
     held = {match.key.id for match in inventory.correlation().matches if match.key is not None}
     yield Finding(
         level="note",
-        text=f"{len(inventory.variables)} variables in {len(inventory.contexts)} contexts and "
+        text=("Complete: " if inventory.complete else "Read: ")
+        + f"{len(inventory.variables)} variables in {len(inventory.contexts)} contexts and "
         f"{len(inventory.projects)} projects; {len(inventory.keys)} access keys of {len(inventory.users)} users; "
         f"{len(held)} of the keys are stored in CircleCI.",
     )
@@ -68,7 +69,7 @@ def _counts(inventory: Inventory, window: Window | None) -> Iterator[Finding]:
     for kind in SecretKind:
         number = sum(secret.kind is kind and secret.set for secret in inventory.secrets)
         if number and kind is not SecretKind.OIDC_CLAIMS:
-            text = f"{number} of the kind {kind.value}: by hand; `rotation-playbook inventory` says where."
+            text = f"{number} of the kind {kind.value}: guided or by hand; `rotation-playbook inventory` says how."
             yield Finding(level="warning", text=text)
 
 

@@ -167,7 +167,7 @@ def _question(secret: StoredSecret, severity: Severity) -> Question[str]:
             "name": secret.name,
             "place": secret.place,
             "written": last.date().isoformat() if last is not None else "unknown",
-            "note": why_not,
+            "note": "" if is_webhook else why_not,
         },
     )
 
@@ -235,7 +235,8 @@ def _place(secret: StoredSecret, inventory: Inventory) -> SecretPlace:
 
 def _actions(secret: StoredSecret, answer: str, inventory: Inventory) -> tuple[Action, ...]:
     place = _place(secret, inventory)
-    known = tuple(item.id for item in inventory.secrets if item.kind is secret.kind and item.place == secret.place)
+    here = [item.id for item in inventory.secrets if (item.kind, item.place) == (secret.kind, secret.place)]
+    known = tuple(sorted(here))
     if answer == BY_HANDS:
         is_webhook = secret.kind is SecretKind.WEBHOOK_SECRET
         before = updated_at(secret) if is_webhook else ""

@@ -139,7 +139,7 @@ class _RevokeSessions(Action):
         if attempts and attempts[-1].applied is not None and ours[-1] >= least:
             reason = f"the policy {POLICY} of {self._holder} does not show yet"
             return Observation(
-                status=Status.PENDING, evidence=evidence, reason=reason, wait="relist", otherwise=Status.ABSENT
+                status=Status.PENDING, evidence=evidence, reason=reason, wait="visible", otherwise=Status.ABSENT
             )
         return Observation(status=Status.ABSENT, evidence=evidence)
 

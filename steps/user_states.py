@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import AwsError
 from playbook.model import Action, Observation, Status
 from playbook.ports import KeyListing, display
@@ -165,7 +166,7 @@ class NoteUsers(_OfUsers):
 def noted_before(view: View, account: str, users: tuple[str, ...]) -> Mapping[str, list[str]] | None:
     """What `NoteUsers` kept, by user; None when nothing was noted."""
     noted = view.verdict(NoteUsers(account=account, users=users).key)
-    return None if noted is None else msgspec.convert(noted["users"], dict[str, list[str]])
+    return None if noted is None else msgspec.convert(noted["users"], met(dict[str, list[str]]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ Rule = Callable[[Module], Iterator[str]]
 
 # --- Layers ---------------------------------------------------------------------------------------------------------
 
-BASE = {"secret", "errors", "ports"}
+BASE = {"secret", "errors", "ports", "decoding"}
 JOURNAL = {*BASE, "model", "records", "journal"}
 ENGINE = {*JOURNAL, "world", "lanes", "engine"}
 LAYERS: dict[str, set[str]] = {
@@ -51,6 +51,7 @@ LAYERS: dict[str, set[str]] = {
     "secret": set(),
     "errors": set(),
     "ports": {"secret", "errors"},
+    "decoding": set(),
     "model": BASE,
     "records": {*BASE, "model"},
     "journal": {*BASE, "model", "records"},
@@ -66,16 +67,17 @@ LAYERS: dict[str, set[str]] = {
     "role_permissions": {*BASE, "iam_policy"},
     "infrastructure_code": {*BASE, "iam_policy"},
     "circleci_config": BASE,
-    "inventory": {*BASE, "model", "correlate"},
+    "inventory": {*BASE, "model", "correlate", "config_jobs"},
     "managed": {*BASE, "model"},
     # What an inventory is made by, and what is told of one.
     "credential_report": BASE,
     "reading": BASE,
     "config_jobs": set(),
-    "collect": {*BASE, "correlate", "inventory", "credential_report", "reading"},
+    "collect": {*BASE, "correlate", "inventory", "config_jobs", "credential_report", "reading"},
     "exposure": {*BASE, "correlate", "inventory"},
     "blast_radius": {*BASE, "correlate", "inventory", "config_jobs"},
-    "inventory_document": {*BASE, "correlate", "inventory", "exposure", "blast_radius"},
+    "rotation": BASE,
+    "inventory_document": {*BASE, "correlate", "inventory", "exposure", "blast_radius", "rotation"},
     "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
     "scope": {*BASE, "model", "exposure", "inventory"},
     "clients": BASE,
@@ -203,6 +205,28 @@ def modes_are_known_to_two_files(module: Module) -> Iterator[str]:
         )
         if name is not None and "dry_run" in name.lower():
             yield f"{module.name}:{node.lineno} says {name}"
+
+
+def msgspec_meets_a_type_in_one_thread(module: Module) -> Iterator[str]:
+    """Two threads that first meet a type together end the process: `playbook.decoding` says how it is kept apart."""
+    if module.layer == "decoding":
+        return
+    inside = {
+        id(node)
+        for function in ast.walk(module.tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("msgspec."):
+            continue
+        call = ast.unparse(node.func).removeprefix("msgspec.")
+        types = [*node.args[1:], *(word.value for word in node.keywords if word.arg == "type")]
+        is_met = all(isinstance(item, ast.Call) and ast.unparse(item.func) == "met" for item in types)
+        if call in {"convert", "json.decode", "toml.decode", "yaml.decode", "msgpack.decode"} and not is_met:
+            yield f"{module.name}:{node.lineno} decodes into a type that it has not `met`"
+        if call.endswith("Decoder") and id(node) in inside:
+            yield f"{module.name}:{node.lineno} builds a decoder that is not `decoding.decoder`'s"
 
 
 REVEALING = {
@@ -339,6 +363,7 @@ RULES: tuple[Rule, ...] = (
     only_a_clock_reads_the_time,
     every_except_has_a_type,
     no_sdk_exception_is_told,
+    msgspec_meets_a_type_in_one_thread,
 )
 
 
@@ -413,6 +438,9 @@ BROKEN: list[tuple[Rule, str, str]] = [
     ),
     (no_sdk_exception_is_told, "playbook.clients.aws", "def f(error: sdk.ClientError):\n    return str(error)"),
     (no_sdk_exception_is_told, "playbook.clients.aws", "def f(*, error: Exception):\n    return f'{error}'"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.inventory", "x = msgspec.convert(value, User)"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.twins.state", "x = msgspec.json.decode(text, type=State)"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.journal", "def f(t):\n    return msgspec.json.Decoder(t)"),
 ]
 KEPT: list[tuple[Rule, str, str]] = [
     (only_lower_layers_are_imported, "playbook.engine", "from playbook.journal import Journal\nimport os"),
@@ -434,6 +462,9 @@ KEPT: list[tuple[Rule, str, str]] = [
     ),
     (no_sdk_exception_is_told, "playbook.clients.aws", "try:\n    f()\nexcept SdkError as error:\n    raise"),
     (no_sdk_exception_is_told, "playbook.engine", "try:\n    f()\nexcept SdkError as error:\n    x = str(error)"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.inventory", "x = msgspec.convert(value, met(User))"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.twins.state", "x = msgspec.json.decode(text)"),
+    (msgspec_meets_a_type_in_one_thread, "playbook.journal", "_decoder = msgspec.json.Decoder(Record)"),
 ]
 
 

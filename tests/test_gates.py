@@ -18,7 +18,7 @@ from playbook.operators.transcript import Transcript
 from playbook.ports import KeyStatus, Waits, WorkflowStatus
 from playbook.records import Opened
 from playbook.twins.pipeline import context_sink, project_sink
-from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing, Use
+from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing, StoredProject, Use
 from playbook.twins.world import TwinWorld
 from playbook.world import CaseWorld
 from steps import PLAYBOOK
@@ -352,3 +352,27 @@ def test_a_job_longer_than_patience_ends_the_run_with_eleven() -> None:
     second, _ = run(world, Answers(), journal)
     assert second.exit_code is ExitCode.DONE
     assert old_key(world) is KeyStatus.INACTIVE
+
+
+def test_keys_that_wait_at_once_share_one_look_at_what_runs() -> None:
+    state = two_users()
+    for number in range(20):
+        slug = f"gh/acme/more-{number}"
+        state.circleci.projects[slug] = StoredProject(id=f"id-{slug}", slug=slug, organization="gh/acme")
+    world = TwinWorld(state)
+    running(world, ends_in=600)
+    listed = []
+
+    def count(call, moment):
+        if moment == "before" and call.operation == "pipelines":
+            listed.append(call.target)
+
+    world.on_call = count
+    journal = Journal(now=world.clock.now)
+    journal.append(Opened(case="gates", tool="test", mode="rehearsal", host="here"))
+    only = [step for step in PLAYBOOK if step.id != "confirm_builds"]
+    outcome = Engine(journal, world.platforms(), Answers(), parallel=4, pilot=0).run(only[:-1])
+
+    assert outcome.exit_code is ExitCode.DONE, [trouble.reason for trouble in outcome.troubles]
+    assert len(listed) == 22, "both keys, one look at 22 projects"
+    assert all(status is KeyStatus.INACTIVE for status in (old_key(world), old_key(world, "ci-ecr")))

@@ -20,7 +20,7 @@ from playbook.correlate import StoredVariable
 from playbook.errors import AwsError, CircleCiError, CredentialsError, Effect, ExitCode, UsageError
 from playbook.exposure import Window
 from playbook.inventory import Inventory, Reads, Said, StoredRestriction, ask_organizations, find_organizations
-from playbook.inventory_document import ROTATED_BY, SCHEMA, document
+from playbook.inventory_document import SCHEMA, document
 from playbook.journal import Journal
 from playbook.model import Question
 from playbook.ports import (
@@ -432,8 +432,7 @@ def test_a_schema_that_lets_everything_pass_would_be_noticed(view: SmallView) ->
         check_schema({**told, "surprise": 1})
 
 
-def test_every_kind_says_how_it_is_rotated_and_the_command_line_knows_it() -> None:
-    assert set(ROTATED_BY) == set(SecretKind)
+def test_the_command_line_and_the_schema_know_every_kind() -> None:
     assert set(KINDS) == {kind.value for kind in SecretKind}
     assert set(SHAPE["properties"]["secrets"]["items"]["properties"]["kind"]["enum"]) == set(KINDS)
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from playbook import survey
 from playbook.collect import ALL_KINDS, Advance, collect
-from playbook.credential_report import last_uses
+from playbook.credential_report import FEW, last_uses, to_ask
 from playbook.errors import AwsError, CircleCiError, Effect, JournalError, JournalLockedError, UsageError
 from playbook.inventory import Inventory
+from playbook.inventory_document import document
 from playbook.journal import Journal
 from playbook.ports import (
     AccessKey,
@@ -186,6 +187,41 @@ def test_a_thousand_users_cost_at_most_1_15_calls_each() -> None:
     stored = {match.key.id for match in found.correlation().matches if match.key}
     assert {found.last_used[key].service for key in stored} == {"s3"}
     assert {used.service for key, used in found.last_used.items() if key not in stored} == {"ec2"}
+
+
+def test_where_many_keys_are_stored_the_report_is_believed_and_its_age_is_said() -> None:
+    view = Counting(users=1000, contexts=400, stored=400)
+    found = collect(view, (ACME,), (ACCOUNT,), kinds=(SecretKind.CONTEXT_VARIABLE,))
+    aws = ("users", "described_users", "summary", "access_keys", "last_used", "credential_report")
+    spent = sum(view.calls[name] for name in aws)
+    print(f"{spent} calls for 1000 users with 400 stored keys")
+    assert (view.calls["last_used"], spent <= 1.15 * 1000) == (0, True)
+    at = view.credential_report().generated_at
+    assert {(used.service, used.reported_at) for used in found.last_used.values()} == {("ec2", at)}
+    told = document(found)
+    assert {key["last_used_as_of"] for key in told["access_keys"]} == {at.isoformat().replace("+00:00", "Z")}
+    (said,) = [item["text"] for item in told["findings"] if "credential reports" in item["text"]]
+    assert said.startswith("the last use of 400 stored keys")
+
+
+def test_a_few_stored_keys_are_asked_about_and_are_as_of_now() -> None:
+    view = Counting(users=200, contexts=100, stored=100)
+    found = collect(view, (ACME,), (ACCOUNT,), kinds=(SecretKind.CONTEXT_VARIABLE,))
+    assert view.calls["last_used"] == FEW
+    told = document(found)
+    stored = [key for key in told["access_keys"] if key["stored_in"]]
+    assert (len(stored), {key["last_used_as_of"] for key in stored}) == (100, {None})
+    assert not any("credential reports" in item["text"] for item in told["findings"])
+
+
+@pytest.mark.parametrize(("users", "stored", "asked"), [(5, 5, 5), (1000, 100, 100), (1000, 101, 1), (3000, 300, 300)])
+def test_who_is_asked_about_by_itself(users, stored, asked) -> None:
+    keys = [a_key(number, made=MADE) for number in range(users)]
+    tails = {key.id[-4:] for key in keys[:stored]}
+    doubtful = keys[0].id
+    known = {key.id for key in keys} - {doubtful}
+    found = to_ask(keys, known, tails, users)
+    assert (len(found), doubtful in {key.id for key in found}) == (asked, True)
 
 
 def test_without_a_report_every_key_is_asked_about_and_nothing_is_missing() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from playbook.correlate import StoredVariable
 from playbook.exposure import Window
-from playbook.inventory import Inventory
+from playbook.inventory import Inventory, StoredRestriction
 from playbook.inventory_document import document, findings, to_csv
 from playbook.ports import (
     AccessKey,
@@ -23,13 +23,14 @@ from playbook.ports import (
     MaskedVariable,
     Organization,
     Project,
+    Restriction,
     SecretKind,
     Sink,
     SinkKind,
     StoredSecret,
     User,
 )
-from playbook.screen import Screen
+from playbook.screen import URGENT_SHOWN, Screen
 
 NOW = datetime(2023, 1, 4, 12, tzinfo=UTC)
 MADE = datetime(2022, 6, 1, tzinfo=UTC)
@@ -121,12 +122,12 @@ def test_the_first_line_says_whether_it_is_whole() -> None:
     hole = Hole(what="context variables", where="release", why="HTTP403")
     lines = shown(inventory(*pair(DEPLOY), holes=(hole,)), 100).splitlines()
     assert lines[0].startswith("INCOMPLETE: 1 thing(s) could not be read; this is no all-clear.")
-    assert "not read: context variables of release (HTTP403)" in "".join(lines[:3])
+    assert "not read: context variables of release (HTTP403)" in "".join(lines[:5])
 
 
 def test_a_key_says_what_it_opens_and_who_uses_it() -> None:
     text = shown(inventory(*pair(DEPLOY)), 200)
-    assert "opens: everything (policy AdministratorAccess); used by 1 project(s), open to every one" in text
+    assert "opens: everything (policy AdministratorAccess); open to every project (1 now)" in text
     assert "deploy: AWS_ACCESS_KEY_ID + AWS_SECRET_ACCESS_KEY" in text
     hole = Hole(what="tags and policies of users", where=ACCOUNT, why="AccessDenied")
     assert "opens: not known" in shown(inventory(*pair(DEPLOY), holes=(hole,)), 200)
@@ -134,7 +135,77 @@ def test_a_key_says_what_it_opens_and_who_uses_it() -> None:
 
 def test_a_continued_reading_says_how_old_it_is() -> None:
     text = shown(inventory(*pair(DEPLOY), oldest_read_at="2023-01-04T11:50:00Z"), 100)
-    assert "its oldest part is of 2023-01-04T11:50:00Z" in text.splitlines()[1]
+    assert "its oldest part is of 2023-01-04T11:50:00Z" in text.splitlines()[2]
+
+
+WINDOW = Window(start=MADE + timedelta(days=1), end=NOW)
+
+
+def test_after_completeness_comes_what_is_exposed_then_the_warnings_then_the_keys() -> None:
+    lines = shown(CROWDED, 140, WINDOW).splitlines()
+    assert lines[0].startswith("Complete: ")
+    assert lines[1] == "Exposure: 0 of 6 secrets rotated; 5 exposed, 1 unknown."
+    assert lines[2].startswith("!! the root user")
+    keys = next(number for number, line in enumerate(lines) if line == "2 access keys")
+    assert all(line.startswith((" !", "!!")) for line in lines[2:keys] if line)
+    assert lines[-2:] == lines[:2], "a terminal shows the end of a long table"
+
+
+def test_without_a_window_nothing_is_judged_and_the_flags_are_named() -> None:
+    second = shown(inventory(*pair(DEPLOY)), 140).splitlines()[1]
+    assert second.startswith("Exposure: not judged. ")
+    assert "--exposed-from TIME --exposed-until TIME" in second
+
+
+def test_keys_that_are_on_and_stored_come_first_and_are_marked() -> None:
+    keys = (a_key("AAAA", active=False), a_key("BBBB"), a_key("WXYZ"))
+    text = shown(inventory(*pair(DEPLOY), keys=keys), 200, WINDOW)
+    rows = [line for line in text.splitlines() if "│ AKIA" in line and "ci-deploy" in line]
+    assert [line.split("AKIA")[1][12:16] for line in rows] == ["WXYZ", "BBBB", "AAAA"]
+    assert ["EXPOSED" in line for line in rows] == [True, False, False]
+    after = shown(inventory(*pair(DEPLOY), keys=keys), 200, Window(end=MADE - timedelta(days=1)))
+    assert "EXPOSED" not in after
+
+
+def test_hundreds_of_warnings_do_not_hide_the_keys() -> None:
+    keys = tuple(a_key(f"{number:04}", made=NOW - timedelta(days=1)) for number in range(40))
+    lines = shown(inventory(keys=keys), 140, WINDOW).splitlines()
+    begins = lines.index("40 access keys")
+    assert begins == 2 + URGENT_SHOWN + 2
+    assert lines[begins - 2] == f"   {40 - URGENT_SHOWN} more like these stand at the end"
+    assert sum("find out by whom" in line for line in lines) == 40, "none is left out"
+
+
+def test_a_kind_says_how_it_is_rotated_and_where_that_differs() -> None:
+    gone = Project(id="q", slug="gh/acme/gone", organization="gh/acme", known_by=("private",), deleted=True)
+    sink = Sink(kind=SinkKind.PROJECT, id=gone.slug, name=gone.slug, organization="gh/acme")
+    lines = shown(inventory(*pair(DEPLOY), *pair(sink), *pair(LONG), projects=(gone,)), 200).splitlines()
+    assert "  rotated by this tool" in lines[lines.index("2 of the kind context-variable") :]
+    project = lines[lines.index("4 of the kind project-variable") :]
+    assert project[1].startswith("  by hand: 2, such as: gh/acme/gone is deleted and nothing in it can be changed")
+    assert project[2] == "  rotated by this tool: 2"
+
+
+def test_a_restriction_says_which_project_it_means() -> None:
+    limits = tuple(
+        StoredRestriction(sink=DEPLOY, restriction=Restriction(id=value, kind="project", value=value))
+        for value in ("p", "elsewhere")
+    )
+    rows = document(inventory(restrictions=limits))["secrets"]
+    assert [row["note"] for row in rows] == ["only gh/acme/web", "a project that no source lists"]
+
+
+def test_a_setting_says_why_it_does_not_count() -> None:
+    region = StoredVariable(sink=DEPLOY, variable=MaskedVariable(name="AWS_REGION", tail="st-1", updated_at=MADE))
+    told = document(inventory(region), window=WINDOW)
+    assert told["secrets"][0]["note"] == "a setting by its name, so it does not count"
+    assert told["burn_down"]["total"] == 0
+
+
+def test_the_secret_of_an_unknown_key_says_beside_what_it_stands() -> None:
+    rows = document(inventory(*pair(DEPLOY, "QQQQ")))["secrets"]
+    assert rows[0]["note"].startswith("tail QQQQ is no key of these accounts")
+    assert rows[1]["note"].startswith("it stands beside AWS_ACCESS_KEY_ID: tail QQQQ is no key")
 
 
 # --- Findings ---------------------------------------------------------------------------------------------------------

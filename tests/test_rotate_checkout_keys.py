@@ -20,6 +20,7 @@ from playbook.records import Applied, Intended, Verified
 from playbook.secret import Secret
 from playbook.twins import state as states
 from playbook.twins.faults import Faults, parse
+from playbook.twins.seed import mirror
 from playbook.twins.server import CircleCiServer
 from playbook.twins.world import TwinWorld
 from steps.check_access import CheckAccess
@@ -537,6 +538,21 @@ def test_what_was_answered_by_hand_is_printed_as_a_file_that_gives_the_same_answ
     ]
     script = Script(dump(answers))
     assert [script.answer(item) for item in asked] == [value for _, value in answers]
+
+
+def test_a_dry_run_on_a_twin_of_the_world_plans_the_same():
+    answers = {CHECKOUT: recreated, WEBHOOK: "env:NEW", TOKEN: "recreate", RUNNER: "recreate"}
+    answers["variables.value_from:ssh-key"] = "done-by-hand"
+    live = played(**answers)
+    twin = mirror(live.world.platforms(), accounts=[ACCOUNT], organizations=["gh/acme"])
+    walked = Played(twin, Responder(**answers))
+    walked.play(*STEPS)
+    live.play(*STEPS)
+    plans = [
+        next(plan for plan in case.responder.approved if plan.step == "rotate_checkout_keys") for case in (walked, live)
+    ]
+    assert len(plans[0].actions) == 10
+    assert plans[0].digest() == plans[1].digest()
 
 
 # --- Through the real client ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What AWS's two bulk documents say of users: the account's authorization details and the credential report.
 
-Pure functions over replies that botocore has parsed. A policy's reach is told plainly, from what its statements allow;
-conditions, denials and boundaries are not weighed, so a reach is what a stolen key may do at most.
+Pure functions over replies that botocore has parsed; how far policies reach is for `aws_reach` to say.
 """
 
 from __future__ import annotations
@@ -11,43 +10,15 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
+from playbook.clients.aws_reach import OF_AWS, UNREAD, Policy, reach
 from playbook.ports import CredentialReport, LastUsed, ReportedKey, ReportedUser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-EVERYTHING: Final = "everything"
-NEARLY_EVERYTHING: Final = "everything but what is named"
-IAM_WRITE: Final = "IAM itself"
-UNREAD: Final = "not known"
-_IAM_WRITES: Final = (
-    "iam:addusertogroup",
-    "iam:attachgrouppolicy",
-    "iam:attachrolepolicy",
-    "iam:attachuserpolicy",
-    "iam:createaccesskey",
-    "iam:createloginprofile",
-    "iam:createpolicyversion",
-    "iam:createrole",
-    "iam:createuser",
-    "iam:putgrouppolicy",
-    "iam:putrolepolicy",
-    "iam:putuserpolicy",
-    "iam:setdefaultpolicyversion",
-    "iam:updateaccesskey",
-    "iam:updateassumerolepolicy",
-    "iam:updateloginprofile",
-)
-"""The changes by which a stolen key gets further keys or further rights."""
-_OF_AWS: Final = {
-    "AdministratorAccess": EVERYTHING,
-    "IAMFullAccess": IAM_WRITE,
-    "PowerUserAccess": NEARLY_EVERYTHING,
-}
-"""AWS's own policies whose documents a reply may leave out."""
+_OWNED_BY_AWS: Final = ":iam::aws:policy/"
 _OF_REPORT_NEVER: Final = frozenset({"", "N/A", "no_information", "not_supported"})
 
 
@@ -69,7 +40,7 @@ class DescribedUser:
     @property
     def boundary(self) -> str:
         """The ARN of the permissions boundary, or an empty text."""
-        return str(self.item.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn", ""))
+        return _boundary_arn(self.item)
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -108,63 +79,43 @@ class Details:
     def described(self) -> Iterator[DescribedUser]:
         """Every user with what makes its keys dangerous."""
         for item in self.users:
-            found = list(self._reach_of(item, "UserPolicyList", ""))
+            unread: list[str] = []
+            policies = list(self._policies_of(item, "UserPolicyList", ""))
             for name in item.get("GroupList", []):
                 group = self.groups.get(str(name))
                 if group is None:
-                    found.append(f"{UNREAD} (group {name})")
+                    unread.append(f"{UNREAD} (group {name})")
                 else:
-                    found += self._reach_of(group, "GroupPolicyList", f"group {name}, ")
-            yield DescribedUser(item=item, reach=tuple(dict.fromkeys(found)))
+                    policies += self._policies_of(group, "GroupPolicyList", f"group {name}, ")
+            yield DescribedUser(item=item, reach=(*reach(policies, self._boundary_of(item)), *unread))
 
-    def _reach_of(self, holder: Mapping[str, Any], inline: str, whose: str) -> Iterator[str]:
+    def _policies_of(self, holder: Mapping[str, Any], inline: str, whose: str) -> Iterator[Policy]:
         for policy in holder.get(inline, []):
-            yield from _told(policy.get("PolicyDocument"), f"{whose}inline policy {_name(policy)}")
+            yield Policy(where=f"{whose}inline policy {_name(policy)}", document=policy.get("PolicyDocument"))
         for policy in holder.get("AttachedManagedPolicies", []):
-            name, arn = _name(policy), str(policy.get("PolicyArn", ""))
-            if arn in self.documents:
-                yield from _told(self.documents[arn], f"{whose}policy {name}")
-            elif ":iam::aws:policy/" not in arn:
-                yield f"{UNREAD} ({whose}policy {name})"
-            elif name in _OF_AWS:
-                yield f"{_OF_AWS[name]} ({whose}policy {name})"
+            where = f"{whose}policy {_name(policy)}"
+            yield Policy(where=where, document=self._document(str(policy.get("PolicyArn", "")), _name(policy)))
+
+    def _document(self, arn: str, name: str) -> object:
+        """A managed policy's document; of AWS's own that the reply leaves out, only what is worth telling."""
+        if arn in self.documents or _OWNED_BY_AWS not in arn:
+            return self.documents.get(arn)
+        return OF_AWS.get(name, {})
+
+    def _boundary_of(self, item: Mapping[str, Any]) -> Policy | None:
+        arn = _boundary_arn(item)
+        if not arn:
+            return None
+        name = arn.rpartition("/")[2]
+        return Policy(where=f"the boundary {name}", document=self._document(arn, name))
 
 
 def _name(policy: Mapping[str, Any]) -> str:
     return str(policy.get("PolicyName", ""))
 
 
-def _told(document: object, where: str) -> Iterator[str]:
-    reach = reach_of(document)
-    if reach:
-        yield f"{reach} ({where})"
-
-
-def reach_of(document: object) -> str:
-    """Say of a policy document whether it allows everything, or changes of IAM; an empty text for neither."""
-    if not isinstance(document, Mapping):
-        return UNREAD
-    statements = document.get("Statement", [])
-    found = {_statement_reach(item) for item in (statements if isinstance(statements, list) else [statements])}
-    return next((word for word in (EVERYTHING, NEARLY_EVERYTHING, IAM_WRITE, UNREAD) if word in found), "")
-
-
-def _statement_reach(statement: object) -> str:
-    if not isinstance(statement, Mapping):
-        return UNREAD
-    if statement.get("Effect") != "Allow":
-        return ""
-    if "NotAction" in statement:
-        return NEARLY_EVERYTHING
-    patterns = [pattern.lower() for pattern in _texts(statement.get("Action"))]
-    if any(set(pattern) <= set("*:") and pattern for pattern in patterns):
-        return EVERYTHING
-    writes = any(fnmatchcase(action, pattern.replace("[", "[[]")) for pattern in patterns for action in _IAM_WRITES)
-    return IAM_WRITE if writes else ""
-
-
-def _texts(value: object) -> Iterable[str]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+def _boundary_arn(item: Mapping[str, Any]) -> str:
+    return str(item.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn", ""))
 
 
 # --- The credential report ------------------------------------------------------------------------------------------

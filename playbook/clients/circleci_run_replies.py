@@ -73,6 +73,13 @@ class ListedPipeline(msgspec.Struct):
         )
 
 
+class PipelineConfig(msgspec.Struct):
+    """What a pipeline ran with; the compiled texts are empty or absent when there are none (facts 7)."""
+
+    compiled: str | None = None
+    compiled_setup: str | None = msgspec.field(default=None, name="compiled-setup-config")
+
+
 class StartedPipeline(msgspec.Struct):
     """What starting a pipeline answers."""
 

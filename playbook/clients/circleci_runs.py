@@ -12,6 +12,7 @@ What is surprising about the API, and where the client answers it (facts/circlec
 from __future__ import annotations
 
 import json
+from datetime import UTC
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from playbook.clients import circleci_run_replies as shapes
 from playbook.clients.circleci_calls import CircleCiCalls, older_project_path, project_path
 from playbook.clients.circleci_transport import decoded, lacks_route, path_of, unreadable
 from playbook.errors import CircleCiError, Effect
-from playbook.ports import display
+from playbook.ports import RUN_CONFIG, Hole, RunConfig, RunConfigs, display
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -97,6 +98,30 @@ class RunCalls(CircleCiCalls):
                 break
             found.append(pipeline)
         return tuple(found)
+
+    def run_configs(self, project: Project, most: int) -> RunConfigs:
+        """What the latest pipelines ran with; one page of the list is enough, and one without errors compiled."""
+        what = f"listing the pipelines of {display(project.slug)}"
+        page = self._transport.get(what, project_path(project.slug, "pipeline"), replies.Page[shapes.ListedPipeline])
+        items: list[RunConfig] = []
+        holes: list[Hole] = []
+        for pipeline in [item for item in page.items if not item.errors][:most]:
+            where = f"{project.slug} (pipeline {pipeline.number})"
+            path = path_of("/api/v2/pipeline", pipeline.id, "config")
+            try:
+                config = self._transport.get(f"reading what {display(where)} ran with", path, shapes.PipelineConfig)
+            except CircleCiError as error:
+                holes.append(Hole(what=RUN_CONFIG, where=where, why=error.code))
+                continue
+            items.append(
+                RunConfig(
+                    number=pipeline.number,
+                    created_at=pipeline.created_at.astimezone(UTC),
+                    compiled=config.compiled or "",
+                    compiled_setup=config.compiled_setup or "",
+                )
+            )
+        return RunConfigs(items=tuple(items), holes=tuple(holes))
 
     def pipeline(self, pipeline_id: str) -> Pipeline:
         """One pipeline, with why it made no workflow."""

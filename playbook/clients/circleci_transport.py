@@ -8,7 +8,6 @@ shape or refused as `Unreadable`; none of its text reaches an error, for it may 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -23,6 +22,7 @@ import stamina.instrumentation
 from playbook.clients import quiet_sdk_loggers
 from playbook.clients.budget import PAUSE_LIMIT_S, Budget
 from playbook.clients.endpoints import is_loopback
+from playbook.decoding import decoder
 from playbook.errors import CircleCiError, CredentialsError, Effect, PlaybookError
 from playbook.ports import display
 
@@ -222,26 +222,13 @@ def path_of(surface: str, *segments: str) -> str:
     return "/".join((surface, *(quote(segment, safe="") for segment in segments)))
 
 
-_decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
-_decoders_lock: Final = threading.Lock()
-
-
 def decoded(what: str, answer: Answer, shape: type[T], doubt: Effect) -> T:
     """Decode a reply into its shape, or refuse it."""
     try:
-        return _decoder(shape).decode(answer.body)
+        return decoder(shape).decode(answer.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     raise unreadable(what, answer, doubt)
-
-
-def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
-    """The shape's one decoder: two threads that meet a shape first together crash msgspec 0.22 (measured)."""
-    with _decoders_lock:
-        decoder = _decoders.get(shape)
-        if decoder is None:
-            decoder = _decoders[shape] = msgspec.json.Decoder(shape)
-        return decoder
 
 
 def unreadable(what: str, answer: Answer, doubt: Effect) -> CircleCiError:

@@ -17,6 +17,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.ports import Waits, display
 
@@ -220,7 +221,7 @@ def accepts(answer_key: str, value: object) -> bool:
     if rule is None:
         return True
     try:
-        msgspec.convert(value, rule)
+        msgspec.convert(value, met(rule))
     except msgspec.ValidationError:
         return False
     return True
@@ -289,7 +290,7 @@ def parse(text: str) -> AnswersFile:
 
 def _checked(data: Mapping[str, Any]) -> AnswersFile:
     try:
-        file = msgspec.convert(data, AnswersFile)
+        file = msgspec.convert(data, met(AnswersFile))
     except msgspec.ValidationError as error:
         raise _unfit(str(error)) from None
     unknown = sorted(set(file.waits) - set(Waits.__dataclass_fields__))
@@ -402,5 +403,5 @@ _MOMENTS: Final = frozenset({"incident.exposed_from", "incident.exposed_until", 
 
 def _as_toml(table: str, key: str, value: Json) -> Json | datetime:
     if f"{table}.{key}" in _MOMENTS:
-        return msgspec.convert(value, datetime)
+        return msgspec.convert(value, met(datetime))
     return value

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from playbook.ports import PipelineDefinition
+from playbook.errors import CircleCiError, Effect
+from playbook.ports import RUN_CONFIG, Hole, PipelineDefinition, RunConfig, RunConfigs
 from playbook.twins import runs
 from playbook.twins.circleci_calls import CircleCiCalls, canonical
 from playbook.twins.live_reads import read_once
-from playbook.twins.refusals import not_available, refusal
+from playbook.twins.refusals import NOT_MIRRORED, not_available, refusal
+from playbook.twins.state import ALWAYS
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from playbook.ports import Job, Organization, Pipeline, Project, StoredTest, Workflow
-    from playbook.twins.state import StoredProject
+    from playbook.twins.state import RunPipeline, StoredProject
 
 
 class RunCalls(CircleCiCalls):
@@ -64,6 +66,38 @@ class RunCalls(CircleCiCalls):
             return tuple(runs.pipeline_seen(item) for item in newest if item.created_at >= since)
 
         return self.call("pipelines", project, effect)
+
+    def run_configs(self, project: Project, most: int) -> RunConfigs:
+        """What the latest pipelines ran with, those left out that did not compile."""
+        if self.world.mirrored is not None:
+            # Nothing that a dry run needs: refused, not shown as none.
+            raise CircleCiError("run_configs", code=NOT_MIRRORED, effect=Effect.NONE)
+        items: list[RunConfig] = []
+        holes: list[Hole] = []
+        for listed in [item for item in self.pipelines(project.slug, ALWAYS) if not item.errors][:most]:
+            try:
+                found = self.config_of(listed.id)
+            except CircleCiError as error:
+                where = f"{project.slug} (pipeline {listed.number})"
+                holes.append(Hole(what=RUN_CONFIG, where=where, why=error.code))
+                continue
+            items.append(
+                RunConfig(
+                    number=found.number,
+                    created_at=found.created_at,
+                    compiled=found.compiled,
+                    compiled_setup=found.compiled_setup,
+                )
+            )
+        return RunConfigs(items=tuple(items), holes=tuple(holes))
+
+    def config_of(self, pipeline_id: str) -> RunPipeline:
+        """The stored pipeline, asked for its configuration."""
+
+        def effect() -> RunPipeline:
+            return runs.find_pipeline(self.world, "pipeline_config", pipeline_id)
+
+        return self.call("pipeline_config", pipeline_id, effect)
 
     def pipeline(self, pipeline_id: str) -> Pipeline:
         """One pipeline, with why it made no workflow."""

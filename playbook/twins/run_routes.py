@@ -110,6 +110,16 @@ def _pipeline_row(api: Api, item: Pipeline) -> dict[str, Any]:
     }
 
 
+@RUN_ROUTES.add("GET", "/api/v2/pipeline/{id}/config")
+def _config(api: Api, _request: Request, parts: Mapping[str, str]) -> Reply:
+    found = api.twin.config_of(parts["id"])
+    # The source is whatever it was compiled from; nobody here has it.
+    shown = {"source": "", "compiled": found.compiled}
+    if found.compiled_setup:
+        shown |= {"setup-config": "", "compiled-setup-config": found.compiled_setup}
+    return json_reply(200, shown)
+
+
 @RUN_ROUTES.add("GET", "/api/v2/pipeline/{id}/workflow")
 def _workflows(api: Api, request: Request, parts: Mapping[str, str]) -> Reply:
     found = api.twin.workflows(parts["id"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from playbook.decoding import met
 from playbook.errors import UsageError
 from playbook.ports import KeyStatus
 from playbook.twins import scenario_rights as rights
@@ -62,14 +63,14 @@ def load(name: str) -> Scenario:
     folder = resources.files(__package__) / _FOLDER
     text = (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8")
     answers = (folder / f"{name}{ANSWERS_SUFFIX}").read_text(encoding="utf-8")
-    described = msgspec.toml.decode(text, type=_World)
+    described = msgspec.toml.decode(text, type=met(_World))
     return Scenario(name=name, title=described.title, state=_Builder(name, described).state(), answers=answers)
 
 
 def state_from_text(name: str, text: str) -> State:
     """Build a world from a scenario's text; `name` is what its made-up ids are drawn from."""
     try:
-        described = msgspec.toml.decode(text, type=_World)
+        described = msgspec.toml.decode(text, type=met(_World))
     except msgspec.MsgspecError as error:
         raise UsageError(f"The scenario {name} cannot be read: {error}.", remedy="Correct the file.") from None
     return _Builder(name, described).state()
@@ -209,6 +210,15 @@ class _Trigger(_Strict):
     sender: str = ""
 
 
+class _Run(_Strict):
+    number: int
+    created: datetime
+    branch: str = "main"
+    compiled: str = ""
+    setup: str = ""
+    error: str = ""
+
+
 class _Job(_Strict):
     name: str
     started: datetime | None = None
@@ -248,6 +258,8 @@ class _Project(_Strict):
     webhooks: tuple[_Webhook, ...] = ()
     triggers: tuple[_Trigger, ...] = ()
     """All of the project's one pipeline definition."""
+    runs: tuple[_Run, ...] = ()
+    """Pipelines of which only the configuration is known."""
     claims: _Claims | None = None
 
 
@@ -486,7 +498,19 @@ class _Builder:
                     workflows=[stored],
                 )
             )
-        return made
+        return [*made, *(self._run(described.slug, item) for item in described.runs)]
+
+    def _run(self, slug: str, described: _Run) -> states.RunPipeline:
+        return states.RunPipeline(
+            id=self._uuid(f"run {slug} {described.number}"),
+            project=slug,
+            number=described.number,
+            created_at=described.created,
+            branch=described.branch,
+            errors=(described.error,) if described.error else (),
+            compiled=described.compiled,
+            compiled_setup=described.setup,
+        )
 
     def _job(self, place: str, described: _Job, numbers: Iterator[int]) -> states.RunJob:
         id_variable, secret_variable = described.signs_with or ("", "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from playbook.credential_report import last_uses
+from playbook.credential_report import last_uses, to_ask
 from playbook.errors import ServiceError
 from playbook.ports import KeyStatus, SecretKind
 from playbook.twins import rows
@@ -187,10 +187,10 @@ def _keys(listing: KeyListing | _Refused) -> tuple[AccessKey, ...]:
 def _last_uses(
     made: states.Account, reader: AwsReader, keys: Sequence[AccessKey], tails: frozenset[str], gather: Gather
 ) -> None:
-    """As an inventory reads them: one call for each key that CircleCI may store, the report for the others."""
+    """As an inventory reads them: from the report, but for those that `to_ask` names."""
     report = _try(reader.credential_report)
     known = {} if isinstance(report, _Refused) else last_uses(report, keys)
-    asked = [key for key in keys if key.id[-4:] in tails or key.id not in known]
+    asked = to_ask(keys, known, tails, len(made.users))
     for key_id, used in known.items():
         made.keys[key_id].last_used = _use(used)
     for key, answer in zip(asked, gather(lambda key: _try(lambda: reader.last_used(key.id)), asked), strict=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from playbook.decoding import decoder
 from playbook.errors import JournalDamagedError, JournalTooNewError
 from playbook.ports import KeyStatus
 from playbook.secret import masked_tail
@@ -451,6 +452,10 @@ class RunPipeline(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Its configuration came with the request, which keeps restricted contexts from it."""
     errors: tuple[str, ...] = ()
     workflows: list[RunWorkflow] = []
+    compiled: str = ""
+    """What it ran with; a stranger's text, kept for whoever asks for it."""
+    compiled_setup: str = ""
+    """Of one whose configuration was generated: what generated it."""
 
 
 class MissedRead(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -542,9 +547,9 @@ def load(path: Path) -> State:
     """Read a world back; a file of another version or form is refused."""
     try:
         text = path.read_bytes()
-        version = msgspec.json.decode(text, type=_Header).version
+        version = decoder(_Header).decode(text).version
         if version <= VERSION:
-            state = msgspec.json.decode(text, type=State)
+            state = decoder(State).decode(text)
             state.version = VERSION
             return state
     except (OSError, msgspec.MsgspecError):

@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 
 from playbook.clients import aws as aws_module
 from playbook.clients.aws import connect
-from playbook.clients.aws_details import (
-    EVERYTHING,
-    IAM_WRITE,
-    NEARLY_EVERYTHING,
-    UNREAD,
-    Details,
-    reach_of,
-    report_from,
-)
+from playbook.clients.aws_details import Details, report_from
 from playbook.errors import AwsError, UsageError
 from playbook.ports import LastUsed
 from playbook.twins.moto_server import Fault, FaultKind, MotoServer
@@ -38,54 +30,6 @@ def allow(action, **more):
 
 
 # --- Policies ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("statements", "expected"),
-    [
-        ([allow("*")], EVERYTHING),
-        ([allow(["s3:GetObject", "*"])], EVERYTHING),
-        ([allow("*:*")], EVERYTHING),
-        (allow("*"), EVERYTHING),  # one statement that is no list
-        ([allow("iam:*")], IAM_WRITE),
-        ([allow("IAM:CreateAccessKey")], IAM_WRITE),
-        ([allow("iam:Create*")], IAM_WRITE),
-        ([allow("i?m:put*")], IAM_WRITE),
-        ([allow(["iam:Get*", "iam:List*"])], ""),
-        ([allow("iam:PassRole")], ""),
-        ([allow("s3:*")], ""),
-        ([allow("[a-z]*")], ""),  # no range in IAM
-        ([{"Effect": "Deny", "Action": "*", "Resource": "*"}], ""),
-        ([{"Effect": "Deny", "Action": "*"}, allow("iam:CreateUser")], IAM_WRITE),
-        ([{"Effect": "Allow", "NotAction": ["iam:*"], "Resource": "*"}], NEARLY_EVERYTHING),
-        ([allow("iam:CreateUser"), allow("*")], EVERYTHING),
-        ([], ""),
-        (["garbage"], UNREAD),
-        ([allow(None)], ""),
-    ],
-)
-def test_what_a_policy_allows_at_most(statements, expected):
-    assert reach_of({"Version": "2012-10-17", "Statement": statements}) == expected
-
-
-@pytest.mark.parametrize("document", [None, "%7B", [], 5])
-def test_a_document_that_is_none_is_not_known(document):
-    assert reach_of(document) == UNREAD
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.text(max_size=5) | st.sampled_from(["*", "Allow", "iam:*"]),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["Statement", "Effect", "Action", "NotAction", "x"]), inner, max_size=4)
-        ),
-        max_leaves=12,
-    )
-)
-def test_any_document_is_judged(document):
-    assert reach_of(document) in {"", EVERYTHING, NEARLY_EVERYTHING, IAM_WRITE, UNREAD}
 
 
 def test_what_the_reply_leaves_out_is_known_by_name_or_not_known():

@@ -45,6 +45,8 @@ USED = {
     "POST /project/{project-slug}/envvar",
     "DELETE /project/{project-slug}/envvar/{name}",
     "GET /project/{project-slug}/checkout-key",
+    "GET /project/{project-slug}/pipeline",
+    "GET /pipeline/{pipeline-id}/config",
     "GET /webhook",
     "GET /projects/{project_id}/pipeline-definitions",
     "GET /projects/{project_id}/pipeline-definitions/{pipeline_definition_id}/triggers",
@@ -56,7 +58,6 @@ USED = {
     "GET /webhook/{webhook-id}",
     "PUT /webhook/{webhook-id}",
     "GET /project/{provider}/{organization}/{project}/settings",
-    "GET /project/{project-slug}/pipeline",
     "POST /project/{project-slug}/pipeline",
     "POST /project/{provider}/{organization}/{project}/pipeline/run",
     "GET /pipeline/{pipeline-id}",
@@ -301,6 +302,7 @@ def exchanges(monkeypatch, **switches):
     state.circleci.organizations["gh/acme"].inline_config = True
     for slug in ("gh/acme/api", STANDALONE.slug):
         state.circleci.projects[slug].inline_config = True
+    state.circleci.pipelines |= {item.id: item for item in worlds.pipelines("gh/acme/api")}
     world = kinds_world(state, **switches)
     log = []
     answer = Api.answer
@@ -330,6 +332,8 @@ def exchanges(monkeypatch, **switches):
         client.organization_secrets(ACME, ALL)
         client.organization_secrets(worlds.NO_ID, ALL)
         client.restrictions(CONTEXT)
+        ran = client.run_configs(Project(id="", slug="gh/acme/api", organization="gh/acme", known_by=()), 20)
+        assert [item.number for item in ran.items] == [8, 7, 6]
         for sink in (CONTEXT, SHOP):
             client.variables(sink)
             client.put_variable(sink, "NEW", Secret("a-new-value"))

@@ -74,7 +74,7 @@ def test_the_inventory_as_json_has_the_published_shape(shared, lab, tmp_path):
     assert secrets[f"{shared.organization}/api", "AWS_ACCESS_KEY_ID"]["kind"] == "project-variable"
     keys = {row["id"]: row for row in document["access_keys"]}
     assert set(keys[shared.old_key]) >= {"account", "user", "id", "status", "created_at", "last_used_at",
-                                         "last_used_service", "stored_in"}  # fmt: skip
+                                         "last_used_service", "last_used_as_of", "stored_in"}  # fmt: skip
     assert set(keys[shared.old_key]["stored_in"]) == {
         row["id"] for (_, name), row in secrets.items() if name.endswith(("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     }

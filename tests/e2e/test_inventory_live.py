@@ -84,6 +84,18 @@ def test_no_row_is_missing_and_none_is_invented(sandbox, ask):
     assert "secret=" not in json.dumps(document)
 
 
+def test_users_come_with_tags_and_reach_and_the_table_says_what_their_keys_open(sandbox, ask):
+    users = {(user["account"], user["name"]): user for user in told(ask("--json"))["users"]}
+    first = min(sandbox.state.accounts)
+    assert users[first, "terraform"]["reach"] == ["everything (policy AdministratorAccess)"]
+    assert users[first, "terraform"]["tags"] == {"team": "infrastructure"}
+    assert (users[first, "ci-deploy"]["policies"], users[first, "ci-deploy"]["reach"]) == (["acme-deploy"], [])
+    table = ask("--format", "table").stdout
+    assert table.startswith("Complete: ")
+    assert "opens: everything (policy AdministratorAccess); open to 1 project(s)" in table
+    assert "opens: acme-deploy; open to 2 project(s)" in table
+
+
 SERVED_FIRST = 50
 """Looks at the world (two a call) after which the server is slow."""
 
@@ -162,8 +174,25 @@ def test_checkouts_name_the_jobs(sandbox, ask, tmp_path):
     assert ("deploy", "the context aws-production") in jobs
     assert any(job == "pull" and "ECR" in via for job, via in jobs)
     table = ask("--checkout", f"gh/acme/api={tmp_path / 'api'}")
-    assert "job(s) in the checkouts" in table.stdout
+    assert "seen in 2 job(s)" in table.stdout
     assert ask("--checkout", tmp_path / "none").returncode == 2
+
+
+def test_what_pipelines_ran_with_names_the_jobs(sandbox, ask):
+    document = told(ask("--json", "--compiled-configs", "2"))
+    assert document["complete"]
+    jobs = {
+        (job["project"], job["file"], job["job"], job["via"])
+        for row in document["access_keys"]
+        for job in row["blast_radius"]["jobs"]
+    }
+    assert ("gh/acme/api", "pipeline 811", "release", "the context aws-production") in jobs
+    assert ("gh/acme/web", "pipeline 96", "preview", "the context aws-staging") in jobs
+    assert any(file == "pipeline 811" and job == "build" and "ECR" in via for _, file, job, via in jobs)
+    sandbox.world.faults = Faults([parse("deny:pipelines:1x1")])
+    holed = told(ask("--json", "--compiled-configs", "1"))
+    assert [hole["what"] for hole in holed["holes"]] == ["configuration of a run"]
+    assert ask("--compiled-configs", "21").returncode == 2
 
 
 def test_a_persons_word_confirms_a_row(ask):

@@ -35,6 +35,19 @@ def variable(tail="WXYZ", days=9):
     return Variable(value=Value(tail=tail), created_at=day(days), updated_at=day(days))
 
 
+def pipelines(slug):
+    """Four runs: one that did not compile, one that generates and waits, one that generated, a plain one."""
+    plain = "jobs: {a: {}}\nworkflows: {w: {jobs: [{a: {context: deploy}}]}}"
+    setup = "setup: true\njobs: {g: {}}\nworkflows: {w: {jobs: [g]}}"
+    forms = ({"errors": ("no such job",)}, {"compiled_setup": setup}, {"compiled": plain, "compiled_setup": setup})
+    return [
+        states.RunPipeline(
+            id=number(slug, "pipeline", count), project=slug, number=9 - count, created_at=day(20 + count), **form
+        )
+        for count, form in enumerate((*forms, {"compiled": plain}))
+    ]
+
+
 def rich_project(slug="gh/acme/api", organization="gh/acme", **more):
     """A project with at least one of each kind."""
     return states.StoredProject(

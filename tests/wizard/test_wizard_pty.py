@@ -78,8 +78,8 @@ def answer_everything(terminal):
     terminal.answers("Which CircleCI organizations", ENTER)
     terminal.answers("What now", ENTER)
     terminal.answers("Why may .* of terraform stay on", "agreed with Kim" + ENTER)
-    terminal.answers("What now", ENTER)  # keys, tokens and webhooks
-    terminal.answers("What now", ENTER)
+    terminal.answers("11 rows: 9 keep, 2 recreate", ENTER)
+    terminal.answers("7 rows: 7 keep", ENTER)
     terminal.answers("Why may PARTNER", ENTER)
     return terminal.sees(r"Type (\d+) to carry them out")
 
@@ -160,8 +160,8 @@ def test_ctrl_c_at_a_question_keeps_the_answers(env, tmp_path):
     again = Terminal(["resume", str(case)], env=env)
     again.answers("What now", ENTER)
     again.answers("Why may .* of terraform stay on", "agreed" + ENTER)
-    again.answers("What now", ENTER)
-    again.answers("What now", ENTER)
+    again.answers("11 rows: 9 keep, 2 recreate", ENTER)
+    again.answers("7 rows: 7 keep", ENTER)
     again.answers("Why may PARTNER", ENTER)
     count = again.sees(r"Type (\d+) to carry them out")[1]
     again.child.expect(DRAWN)
