@@ -16,10 +16,11 @@ from playbook.ports import Project, display
 from steps.oidc_targets import decide_move
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from playbook.model import Ask, Case
     from playbook.ports import Evidence, View, World
+    from steps.decisions import KeyDecision
     from steps.oidc_targets import RoleTarget
 
 CONFIGS_READ: Final = 5
@@ -109,7 +110,7 @@ class MigrateConfig(Step):
         actions: list[Action] = []
         findings: list[Finding] = []
         for target in move.targets:
-            said = all([_ask_merged(target, number, ask) for number in range(len(target.keys))])
+            said = all(_ask_merged(target.keys, ask))
             for project in target.projects:
                 key = target.keys[0].key
                 actions.append(
@@ -127,18 +128,21 @@ class MigrateConfig(Step):
         return Plan(step=self.id, actions=tuple(actions), findings=tuple(findings))
 
 
-def _ask_merged(target: RoleTarget, number: int, ask: Ask) -> bool:
-    key = target.keys[number].key
-    return ask(
-        Question(
-            id=f"keys.config_merged:{key.account}/{key.user}/{key.id}",
-            prompt=f"Do all projects that use {key.id} of {display(key.user)} already ask for their role?",
-            kind=bool,
-            answer_key="keys.config_merged",
-            subject={"user": key.user, "account": key.account, "id": key.id},
-            default=False,
-            optional=True,
-        )
+def _ask_merged(keys: Sequence[KeyDecision], ask: Ask) -> list[bool]:
+    """Whether the responder says so of each key; nobody is bothered."""
+    return ask.all(
+        [
+            Question(
+                id=f"keys.config_merged:{item.lane}/{item.key.id}",
+                prompt=f"Do all projects that use {item.key.id} of {display(item.key.user)} ask for their role already?",
+                kind=bool,
+                answer_key="keys.config_merged",
+                subject={"user": item.key.user, "account": item.key.account, "id": item.key.id},
+                default=False,
+                optional=True,
+            )
+            for item in keys
+        ]
     )
 
 

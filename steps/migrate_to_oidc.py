@@ -191,7 +191,7 @@ def _role(
     if same(there.trust, text):
         return permission_actions(target, permissions.held, gate), []
     update = UpdateTrust(account=target.account, role=target.name, trust=text, before=as_text(there.trust), after=gate)
-    return [update, *permission_actions(target, permissions.held, (update.key,))], [_difference(target, there, trust)]
+    return [update, *permission_actions(target, permissions.held, (update.key,))], [_difference(there, trust)]
 
 
 def _require_adoptable(target: RoleTarget, there: Role, permissions: Permissions) -> None:
@@ -236,7 +236,7 @@ def _principals(statement: Mapping[str, Json]) -> list[Json]:
     return found
 
 
-def _difference(target: RoleTarget, there: Role, trust: Mapping[str, Json]) -> Finding:
+def _difference(there: Role, trust: Mapping[str, Json]) -> Finding:
     before, after = (json.dumps(document, indent=1, sort_keys=True).splitlines() for document in (there.trust, trust))
     changed = [line for line in difflib.unified_diff(before, after, lineterm="", n=0) if line[:2] not in {"--", "++"}]
     return Finding(

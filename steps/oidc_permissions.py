@@ -54,7 +54,7 @@ class CreatePolicy(RoleAction):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.arn}"
+        return f"{self.kind}:{self.account}/{self.arn}"
 
     def describe(self) -> str:
         return f"create the policy {display(self.name)} for {self.what}"
@@ -139,8 +139,8 @@ class PutRolePolicy(RoleAction):
         return Observation(status=Status.CONFLICT, reason=reason)
 
     def apply(self, world: World) -> Evidence:
-        world.aws(self.account).put_role_policy(self.role, self.name, json.loads(self.document))
-        return {"policy": self.name}
+        at = world.aws(self.account).put_role_policy(self.role, self.name, json.loads(self.document))
+        return {"policy": self.name, "server_time": at.isoformat()}
 
     def undo(self, done: Evidence) -> tuple[Action, ...]:
         del done
@@ -301,8 +301,8 @@ def _least(  # noqa: PLR0917  # a user's permissions, the limits, and what was f
     findings.append(
         Finding(
             level="warning",
-            text=f"Role {display(target.name)} is given what {len(uses)} seen use(s) need and no more; CloudTrail shows "
-            f"no data events. Against what the user may do {lost} line(s) fall away: {'; '.join(changed)[:2000]}",
+            text=f"Role {display(target.name)} is given what {len(uses)} seen use(s) need and no more; CloudTrail "
+            f"shows no data events. Against what the user may do {lost} line(s) fall away: {'; '.join(changed)[:2000]}",
         )
     )
     if made.unexplained:

@@ -134,7 +134,7 @@ class CreateProvider(ProviderAction):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.arn}"
+        return f"{self.kind}:{self.account}/{self.arn}"
 
     def describe(self) -> str:
         return f"register {display(self.url)} as an identity provider in {self.account}"
@@ -213,7 +213,7 @@ class AddAudience(ProviderAction):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.arn}/{self.audience}"
+        return f"{self.kind}:{self.account}/{self.arn}/{self.audience}"
 
     def describe(self) -> str:
         return f"add the audience {display(self.audience)} to the identity provider {display(self.arn)}"
@@ -252,7 +252,7 @@ class RemoveAudience(ProviderAction):
 
     @property
     def key(self) -> str:
-        return f"{self.kind}:{self.arn}/{self.audience}"
+        return f"{self.kind}:{self.account}/{self.arn}/{self.audience}"
 
     def describe(self) -> str:
         return f"take the audience {display(self.audience)} from the identity provider {display(self.arn)} again"

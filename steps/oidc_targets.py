@@ -15,7 +15,7 @@ from playbook.errors import GuardError, UsageError
 from playbook.model import Choice, Question, Strategy
 from playbook.ports import Organization, Project, SecretKind, SinkKind, display
 from playbook.trust import TRUST_SIZE_DEFAULT, Grant, Issuer, Pin, TrustedProject, split
-from steps.decisions import decide_keys
+from steps.decisions import Decisions, KeyDecision, decide_keys
 from steps.iam_keys import Pair
 from steps.places import projects_of
 from steps.replacement_options import HOME_REGIONS
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from playbook.model import Ask, Case
     from playbook.ports import View
-    from steps.decisions import Decisions, KeyDecision
 
 COPY, LEAST_PRIVILEGE = "copy", "least-privilege"
 ROLE_NAME_MAX: Final = 64
@@ -189,7 +188,7 @@ class _Role:
 def _roles(decisions: Decisions, moving: Sequence[KeyDecision], options: OidcOptions) -> dict[tuple[str, str], _Role]:
     """By account and name: the roles that the template gives, each with the projects of all its keys."""
     placed = [(item, pair, _serving(decisions, pair)) for item in moving for pair in pairs_of(item)]
-    named = Counter({project.slug: 1 for _, _, projects in placed for project in projects}.keys())
+    named = {project.slug for _, _, projects in placed for project in projects}
     short = Counter(slug.rpartition("/")[2] for slug in named)
     roles: dict[tuple[str, str], _Role] = {}
     for item, pair, projects in placed:
