@@ -64,6 +64,8 @@ class UserPolicies:
     policies: tuple[HeldPolicy, ...]
     boundary: str = ""
     """The ARN of the permissions boundary."""
+    boundary_document: Document | None = None
+    """What it says; only `findings` looks at it, because the role gets the boundary as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class Finding:
 FINDINGS: Final[Mapping[str, str]] = {
     "user-name": "aws:username is not in a role's requests",
     "user-id": "aws:userid is the role's id and the session's name",
-    "mfa": "a job has no second factor, and unlike a key's request its own says so",
+    "mfa": "a job has no second factor, and only the requests of a session say whether there was one",
     "session-time": "aws:TokenIssueTime is in a role's requests and not in a key's",
     "principal": "a role is another principal, with tags and an ARN of its own",
     "own-user": "it speaks of an IAM user, which the role is not",
@@ -422,7 +424,10 @@ def _cut(statement: Statement, room: int) -> Iterator[Statement]:
 def findings(held: UserPolicies) -> tuple[Finding, ...]:
     """Everything in the user's policies that is copied and will not mean the same; nothing of it is changed."""
     found: list[Finding] = []
-    for policy in held.policies:
+    policies = list(held.policies)
+    if held.boundary_document is not None:
+        policies.append(HeldPolicy(name="the boundary", document=held.boundary_document, arn=held.boundary))
+    for policy in policies:
         parsed = parse(policy.document, trust=False)
         for number, statement in enumerate(parsed.statements, start=1):
             for code, detail in _odd(statement, with_variables=parsed.has_variables):

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -339,6 +340,30 @@ def test_what_means_something_else_for_a_role_is_named(item, expected):
         assert finding.sentence.startswith("own of group ci, statement 2: ")
         assert finding.sentence.endswith(".")
     assert copy_to_role(held(policy), LIMITS).findings == found
+
+
+def test_the_boundary_is_looked_at_and_kept_as_it_is():
+    limit = "arn:aws:iam::111122223333:policy/limit"
+    inside = replace(held(boundary=limit), boundary_document=document(allow("s3:*", "arn:aws:s3:::${aws:username}")))
+    made = copy_to_role(inside, LIMITS)
+    assert made.boundary == limit
+    assert made.attached == ()
+    assert [finding.policy for finding in made.findings] == ["the boundary"]
+
+
+def test_every_finding_is_explained_in_the_documents_in_its_own_words():
+    page = (Path(__file__).parents[1] / "docs" / "role-permissions.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert told == dict(FINDINGS)
+
+
+def test_the_limits_of_the_documents_are_the_defaults():
+    page = (Path(__file__).parents[1] / "docs" / "role-permissions.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| [a-z ,]+ \| ([\d,]+) \| `(\w+)` \|$", page, re.MULTILINE)
+    summary = {name: int(value.replace(",", "")) for value, name in told}
+    assert len(summary) == 3
+    assert RoleLimits.of(summary) == LIMITS
+    assert RoleLimits.of(dict.fromkeys(summary, 1)) == RoleLimits(inline_size=1, managed_size=1, attachments=1)
 
 
 def test_every_finding_is_shown():

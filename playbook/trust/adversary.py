@@ -105,11 +105,11 @@ def _path(came: dict[_State, tuple[_State, str] | None], state: _State) -> str:
 
 
 def _choices(form: Form, must: Sequence[Glob], never: Sequence[Glob], state: _State) -> Iterator[str]:
-    """The characters that can make a difference: those that a pattern waits for, and one that none waits for.
+    """The characters that can make a difference: those that a pattern waits for, and of all others one of each kind.
 
-    The last one is tried first, and it is the one that leads away from what is to be avoided.
+    Two characters are of a kind when the form takes both in the same places. One that no pattern waits for comes last,
+    so it is tried first: it leads away from what is to be avoided.
     """
-    allowed = {char for at in state.form if at < len(form) for char in form[at].chars}
     awaited = {
         item
         for globs, all_at in ((must, state.must), (never, state.never))
@@ -117,8 +117,14 @@ def _choices(form: Form, must: Sequence[Glob], never: Sequence[Glob], state: _St
         for item in (glob[index] for index in at if index < len(glob))
         if isinstance(item, str)
     }
-    yield from sorted(allowed & awaited)
-    yield from sorted(allowed - awaited)[:1]
+    kinds: dict[frozenset[int], str] = {}
+    live = [at for at in sorted(state.form) if at < len(form)]
+    for char in sorted({char for at in live for char in form[at].chars}):
+        if char in awaited:
+            yield char
+        else:
+            kinds.setdefault(frozenset(at for at in live if char in form[at].chars), char)
+    yield from kinds.values()
 
 
 def _step(form: Form, must: Sequence[Glob], never: Sequence[Glob], state: _State, char: str) -> _State | None:

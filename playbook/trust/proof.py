@@ -8,7 +8,7 @@ an allowing statement can match, `adversary.find` looks for a subject of each un
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import TYPE_CHECKING, Final
 
@@ -146,7 +146,7 @@ def _some_refs(project: TrustedProject) -> tuple[str, ...]:
 
 
 def _wanted(policy: Policy, grant: Grant) -> Iterator[Violation]:
-    for token in wanted_tokens(grant):
+    for token in (*wanted_tokens(grant), *_left_out(policy, grant)):
         decision = _decide(policy, grant, token)
         if not decision.allows:
             said = _said(decision)
@@ -155,6 +155,54 @@ def _wanted(policy: Policy, grant: Grant) -> Iterator[Violation]:
                 sentence=f"Project {token.project} is not let in with the subject {token.subject}: {said}.",
                 token=token,
             )
+
+
+def _left_out(policy: Policy, grant: Grant) -> Iterator[Token]:
+    """A token of each project that no allowing pattern fits, and one that a denying pattern does, where there are any.
+
+    They are only candidates, so a search that does not end leaves them out: what is refused harms nobody.
+    """
+    allow, deny = _simple_patterns(policy, grant)
+    fixed = [(pattern, _fixed(pattern)) for pattern in allow]
+    for project in grant.projects:
+        near = tuple(pattern for pattern, text in fixed if project.id in text)
+        for form in _wanted_forms(grant, project):
+            for must, never in (((), near), *(((pattern,), ()) for pattern in deny)):
+                try:
+                    subject = adversary.find(form, must=must, never=never)
+                except adversary.TooManyStatesError:
+                    continue
+                if subject is not None:
+                    yield _token(grant.issuer, subject, grant.accepted[0])
+
+
+def _simple_patterns(policy: Policy, grant: Grant) -> tuple[tuple[Glob, ...], tuple[Glob, ...]]:
+    """The patterns of subjects that are enough by themselves to allow, and those that are enough to deny."""
+    found: dict[Effect, list[Glob]] = {Effect.ALLOW: [], Effect.DENY: []}
+    for statement in policy.statements:
+        for condition in _about_subjects(statement, grant):
+            if not condition.is_negated:
+                found[statement.effect] += [_pattern(condition, value, grant.issuer) for value in condition.values]
+    return tuple(found[Effect.ALLOW]), tuple(found[Effect.DENY])
+
+
+def _fixed(pattern: Glob) -> str:
+    """A pattern as text, with what is not fixed left blank, to see quickly whether a project's id may stand in it."""
+    return _pinned(pattern) or "".join(item if isinstance(item, str) else " " for item in pattern)
+
+
+def _wanted_forms(grant: Grant, project: TrustedProject) -> Iterator[Form]:
+    start = (
+        *adversary.text(f"org/{grant.issuer.organization}/project/{project.id}/user/"),
+        *adversary.identifier(),
+    )
+    if not project.is_restricted:
+        yield start
+    for ref in project.refs or ("refs/heads/*",):
+        origin = adversary.text(f"/vcs-origin/{project.origin or 'github.com/acme/web'}/vcs-ref/")
+        pieces = [adversary.text(part) for part in ref.split("*")]
+        filled = [piece for part in pieces[1:] for piece in (*adversary.reference(), *part)]
+        yield (*start, *origin, *pieces[0], *filled)
 
 
 def _decide(policy: Policy, grant: Grant, token: Token) -> Decision:
@@ -231,8 +279,8 @@ def _strange_audiences(policy: Policy, grant: Grant) -> Iterator[Violation]:
 
 def _strange_subjects(policy: Policy, grant: Grant) -> Iterator[Violation]:
     audiences = _audiences(policy, grant)
-    entangled = _is_entangled(policy, grant.issuer)
-    demands = _demands(policy, grant.issuer)
+    entangled = _is_entangled(policy, grant)
+    demands = _demands(policy, grant)
     for family in _families(grant):
         try:
             plain = family.sample or adversary.find(family.form, must=(), never=family.never)
@@ -295,10 +343,10 @@ def _families(grant: Grant) -> Iterator[_Unwanted]:
     inside = adversary.text(f"org/{organization}/project/")
     user = (*adversary.text("/user/"), *adversary.identifier())
     code = (
-        *adversary.text("/vcs-origin/github.com/"),
+        *adversary.text("/vcs-origin/"),
         *adversary.name(),
         *adversary.text("/"),
-        *adversary.name(),
+        *adversary.reference(),
         *adversary.text("/vcs-ref/refs/"),
         *adversary.reference(),
     )
@@ -366,14 +414,18 @@ def _restricted_families(project: TrustedProject, start: Form, subject: str) -> 
 # --- How a policy can match -----------------------------------------------------------------------------------------
 
 
-def _demands(policy: Policy, issuer: Issuer) -> list[_Demand] | None:
+def _demands(policy: Policy, grant: Grant) -> list[_Demand] | None:
     """Every way in which an allowing statement can match a subject; None when they are too many to try."""
-    escapes = [_escapes(statement, issuer) for statement in policy.statements if statement.effect is Effect.DENY]
+    escapes = [
+        _escapes(statement, grant)
+        for statement in policy.statements
+        if statement.effect is Effect.DENY and _denies_the_provider(policy, statement, grant)
+    ]
     found: list[_Demand] = []
     for statement in policy.statements:
         if statement.effect is Effect.DENY:
             continue
-        choices = [_choices(condition, issuer) for condition in _about_subjects(statement, issuer)]
+        choices = [_choices(condition, grant.issuer) for condition in _about_subjects(statement, grant)]
         for combination in islice(product(*choices, *escapes), COMBINATIONS_MAX + 1):
             found.append(
                 _Demand(
@@ -386,8 +438,21 @@ def _demands(policy: Policy, issuer: Issuer) -> list[_Demand] | None:
     return found
 
 
-def _about_subjects(statement: Statement, issuer: Issuer) -> list[Condition]:
-    keys = {issuer.key("sub").lower(), issuer.key(PROJECT_ID).lower()}
+def _denies_the_provider(policy: Policy, statement: Statement, grant: Grant) -> bool:
+    """Whether a statement surely denies our provider, its conditions apart: only then is there something to escape."""
+    bare = Policy(version=policy.version, statements=(replace(statement, conditions=()),))
+    return evaluate(bare, grant.provider, {}).outcome is Outcome.EXPLICITLY_DENIED
+
+
+def _claim_keys(grant: Grant) -> set[str]:
+    """The keys that tell one subject from another; where AWS has none for the project's id it tells nothing."""
+    issuer = grant.issuer
+    pinned = {issuer.key(PROJECT_ID).lower()} if issuer.maps_project_id(grant.partition) else set()
+    return {issuer.key("sub").lower()} | pinned
+
+
+def _about_subjects(statement: Statement, grant: Grant) -> list[Condition]:
+    keys = _claim_keys(grant)
     return [
         condition
         for condition in statement.conditions
@@ -409,31 +474,31 @@ def _pattern(condition: Condition, value: str, issuer: Issuer) -> Glob:
         return (Wild.ANY,)
     pattern = glob(value) if condition.is_pattern else literal(value)
     if condition.base.endswith("IgnoreCase"):
-        pattern = tuple(item.lower() if isinstance(item, str) else item for item in pattern)
+        pattern = tuple(Wild.ONE if isinstance(item, str) and item.isalpha() else item for item in pattern)
     if condition.key.lower() == issuer.key(PROJECT_ID).lower():
         return (*glob(f"org/{ANY_ID}/project/"), *pattern, *glob("/user/*"))
     return pattern
 
 
-def _escapes(statement: Statement, issuer: Issuer) -> list[_Demand]:
+def _escapes(statement: Statement, grant: Grant) -> list[_Demand]:
     """How a subject gets past a denying statement that has one condition, on the subject."""
-    about = _about_subjects(statement, issuer)
+    about = _about_subjects(statement, grant)
     if len(about) != 1 or len(statement.conditions) != 1:
         return [_Demand(must=(), never=())]
-    patterns = tuple(_pattern(about[0], value, issuer) for value in about[0].values)
+    patterns = tuple(_pattern(about[0], value, grant.issuer) for value in about[0].values)
     if about[0].is_negated:
         return [_Demand(must=(pattern,), never=()) for pattern in patterns]
     return [_Demand(must=(), never=patterns)]
 
 
-def _is_entangled(policy: Policy, issuer: Issuer) -> bool:
+def _is_entangled(policy: Policy, grant: Grant) -> bool:
     """Whether there are ways to match or to escape that `_demands` only knows roughly.
 
     Then a subject that was found and refused says nothing of its likes.
     """
     if any("${" in value for item in policy.statements for condition in item.conditions for value in condition.values):
         return True
-    claims = {issuer.key("sub").lower(), issuer.key(PROJECT_ID).lower()}
+    claims = _claim_keys(grant)
     for statement in policy.statements:
         about = [condition for condition in statement.conditions if condition.key.lower() in claims]
         if any("IgnoreCase" in condition.base for condition in about):

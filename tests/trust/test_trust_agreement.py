@@ -17,14 +17,21 @@ import shutil
 import subprocess
 import warnings
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from trust.worlds import (
     ACCOUNT,
     API,
     AUD,
+    BRANCH,
+    CHINA,
+    FORGED,
+    ISSUER,
+    MAIN,
     ORGANIZATION,
     ORIGIN,
+    PLAIN,
     PROJECT,
     PROVIDER,
     STRANGERS,
@@ -37,7 +44,7 @@ from trust.worlds import (
 )
 
 from playbook.iam_policy import parse
-from playbook.trust import ASSUME, Outcome, evaluate
+from playbook.trust import ASSUME, Issuer, Outcome, evaluate, job_token, prove
 
 SEED = 20261124
 POLICIES = 1_200
@@ -245,3 +252,48 @@ def test_iam_simulate_agrees_on_generated_policies_and_tokens(tmp_path):
             different.append((ours, answer, json.dumps(documents[number]), requests[index]))
     print(f"iam-simulate, seed {SEED}: {len(asked)} decisions, {same} the same, {len(different)} different")
     assert not different, different[:3]
+
+
+# --- The proof against chance ---------------------------------------------------------------------------------------
+
+
+def strangers(chance: random.Random) -> dict[str, list]:
+    """Tokens of each kind that must stay out, made of the same pieces as the generated policies."""
+    digit = chance.randrange(36)
+    other = WEB[:digit] + chance.choice("0123456789abcdef") + WEB[digit + 1 :] if WEB[digit] != "-" else API
+    found: dict[str, list] = {"another-project": [], "another-organization": [], "another-audience": []}
+    for audience in (ORGANIZATION, "sts.amazonaws.com", STRANGERS, ORGANIZATION.upper(), "anything"):
+        origin, ref = chance.choice([("", ""), (ORIGIN, MAIN), ("gitlab.com/a/b/c", FORGED), ("github.com/x/y", MAIN)])
+        make = {"user": USER, "audience": audience, "origin": origin, "ref": ref}
+        found["another-project"] += [job_token(ISSUER, each, **make) for each in {API, STRANGERS, other} - {WEB}]
+        found["another-organization"].append(job_token(Issuer.cloud(STRANGERS), API, **make))
+        if audience != ORGANIZATION:
+            found["another-audience"].append(job_token(ISSUER, WEB, **make))
+    found["another-organization"] = [replace(each, issuer=ISSUER) for each in found["another-organization"]]
+    return found
+
+
+def test_what_the_proof_does_not_name_chance_does_not_find_either():
+    chance = random.Random(SEED)
+    named, tried, missed = Counter(), 0, []
+    for _ in range(120):
+        document = made(chance)
+        # More that allows something at all, in every partition.
+        document["Statement"][0].update(Effect="Allow", Action=ASSUME)
+        document["Statement"][0].pop("NotAction", None)
+        grant = chance.choice([PLAIN, CHINA, BRANCH])
+        for item in document["Statement"]:
+            item["Principal"] = {"Federated": grant.provider}
+        codes = {item.code for item in prove(document, grant)}
+        named.update(codes)
+        for code, tokens in strangers(chance).items():
+            if {code, "not-provable"} & codes:
+                continue
+            for each in tokens:
+                tried += 1
+                decision = evaluate(document, grant.provider, each.keys(grant.partition))
+                if not decision.refuses:
+                    missed.append((code, each.subject, each.audiences, json.dumps(document)))
+    print(f"the proof, seed {SEED}: 120 policies named {dict(named)}; {tried} tokens tried where it named nothing")
+    assert not missed, missed[:2]
+    assert tried > 400
