@@ -290,10 +290,16 @@ def _least(  # noqa: PLR0917  # a user's permissions, the limits, and what was f
     uses = [use for item in target.keys for use in _uses(view, item)]
     made = draft(before, uses)
     document = made.document
+    if document is None:
+        raise GuardError(
+            f"Neither CloudTrail nor IAM shows anything that {held.user} of account {held.account} is allowed and did "
+            f"in {TRAIL_DAYS} days, so the least its role needs cannot be told. Nothing was changed.",
+            remedy='Set `oidc.permissions` to "copy", and narrow the role once it has been used.',
+        )
     drafted = UserPolicies(
         account=held.account,
         user=held.user,
-        policies=(HeldPolicy(name="draft", document=document),) if document is not None else (),
+        policies=(HeldPolicy(name="draft", document=document),),
         boundary=held.boundary,
     )
     changed = [line for line in difference(before, made.statements).splitlines() if line[:1] in {"+", "-"}][2:]

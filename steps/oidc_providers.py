@@ -11,7 +11,7 @@ from playbook.ports import IdentityProvider, Organization, Project, SecretKind, 
 from steps.oidc_targets import custom_audiences
 
 if TYPE_CHECKING:
-    from playbook.ports import Evidence, View, World
+    from playbook.ports import Evidence, Role, View, World
 
 CASE_TAG: Final = "rotation-playbook-case"
 """On everything that a case makes in IAM; its value is the case's id."""
@@ -185,15 +185,24 @@ class DeleteProvider(ProviderAction):
         seen = self._provider(view)
         if seen is None or dict(seen.tags).get(CASE_TAG) != case_of(view, self.create):
             return Observation(status=Status.PRESENT, evidence={"ours": False})
-        trusting = [role.name for role in view.aws(self.account).details().roles if self.arn in str(role.trust)]
+        # What trusted it before it was there has done without.
+        trusting = [
+            role.name
+            for role in view.aws(self.account).details().roles
+            if self.arn in str(role.trust) and not _is_older(role, seen)
+        ]
         if trusting:
-            reason = f"{len(trusting)} role(s) trust {display(self.arn)}, such as {display(trusting[0])}"
+            reason = f"{len(trusting)} newer role(s) trust {display(self.arn)}, such as {display(trusting[0])}"
             return Observation(status=Status.PENDING, reason=reason, wait="sink")
         return still_there(view, self.key, f"the provider {display(self.arn)}")
 
     def apply(self, world: World) -> Evidence:
         world.aws(self.account).delete_provider(self.arn)
         return {"arn": self.arn}
+
+
+def _is_older(role: Role, provider: IdentityProvider) -> bool:
+    return role.created_at is not None and provider.created_at is not None and role.created_at < provider.created_at
 
 
 @dataclass(frozen=True, kw_only=True)
