@@ -148,14 +148,12 @@ def _switch_off(
     actions.append(TakeLease(account=key.account, user=key.user, after=removed))
     for item in items:
         serving = {project.slug for target in move.of_key(item) for project in target.projects}
-        about = {"account": item.key.account, "user": item.key.user, "old_key_id": item.key.id}
+        account, user, old = item.key.account, item.key.user, item.key.id
         actions += [
-            DrainJobs(**about, projects=tuple(sorted(serving)), after=removed),
-            ConfirmSwitched(**about),
-            ConfirmSilence(**about, severity=move.decisions.severity),
-            DeactivateUnstoredKey(
-                account=item.key.account, user=item.key.user, key_id=item.key.id, removed=pairs_of(item)
-            ),
+            DrainJobs(account=account, user=user, old_key_id=old, projects=tuple(sorted(serving)), after=removed),
+            ConfirmSwitched(account=account, user=user, old_key_id=old),
+            ConfirmSilence(account=account, user=user, old_key_id=old, severity=move.decisions.severity),
+            DeactivateUnstoredKey(account=account, user=user, key_id=old, removed=pairs_of(item)),
         ]
     confirm = ConfirmKeys(
         account=key.account,

@@ -134,7 +134,7 @@ def _ask_merged(keys: Sequence[KeyDecision], ask: Ask) -> list[bool]:
         [
             Question(
                 id=f"keys.config_merged:{item.lane}/{item.key.id}",
-                prompt=f"Do all projects that use {item.key.id} of {display(item.key.user)} ask for their role already?",
+                prompt=f"Do all projects that use {item.key.id} of {display(item.key.user)} ask for a role yet?",
                 kind=bool,
                 answer_key="keys.config_merged",
                 subject={"user": item.key.user, "account": item.key.account, "id": item.key.id},

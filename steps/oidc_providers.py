@@ -75,15 +75,13 @@ class ConfirmAudience(Action):
 
     def observe(self, view: View) -> Observation:
         kinds = frozenset({SecretKind.OIDC_CLAIMS})
-        read = [
-            view.circleci.organization_secrets(self.organization, kinds),
-            *view.gather(lambda project: view.circleci.project_secrets(project, kinds), self.projects),
-        ]
-        holes = [hole for part in read for hole in part.holes]
+        own = view.circleci.organization_secrets(self.organization, kinds)
+        read = view.gather(lambda project: view.circleci.project_secrets(project, kinds), self.projects)
+        holes = [*own.holes, *(hole for part in read for hole in part.holes)]
         if holes:
             reason = f"the OIDC claims of {display(holes[0].where)} cannot be read: {display(holes[0].why)}"
             return Observation(status=Status.CONFLICT, reason=reason)
-        rows = [row for part in read for row in part.secrets]
+        rows = [*own.secrets, *(row for part in read for row in part.secrets)]
         found = {row.place: custom_audiences(row.detail) for row in rows if custom_audiences(row.detail)}
         expected = dict(self.custom)
         changed = sorted(place for place in {*found, *expected} if found.get(place) != expected.get(place))
@@ -168,7 +166,7 @@ class DeleteProvider(ProviderAction):
             "iam:ListOpenIDConnectProviders",
             "iam:GetOpenIDConnectProvider",
             "iam:DeleteOpenIDConnectProvider",
-            "iam:ListRoles",
+            "iam:GetAccountAuthorizationDetails",
         }
     )
 

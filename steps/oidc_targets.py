@@ -122,13 +122,13 @@ def decide_move(view: View, case: Case, ask: Ask) -> Move | None:
 # --- Questions ------------------------------------------------------------------------------------------------------
 
 
-def _text(ask: Ask, name: str, prompt: str, default: str, choices: tuple[str, ...] = ()) -> str:
+def _text(ask: Ask, prompt: str, default: str, *, answer_key: str, choices: tuple[str, ...] = ()) -> str:
     return ask(
         Question(
-            id=f"oidc.{name}",
+            id=answer_key,
             prompt=prompt,
             kind=str,
-            answer_key=f"oidc.{name}",
+            answer_key=answer_key,
             choices=tuple(Choice(value=value, title=value) for value in choices),
             default=default,
             optional=True,
@@ -138,7 +138,7 @@ def _text(ask: Ask, name: str, prompt: str, default: str, choices: tuple[str, ..
 
 def ask_options(ask: Ask) -> OidcOptions:
     """Nobody is bothered: an answers file may say otherwise, and the plan shows what follows."""
-    role_name = _text(ask, "role_name", "What are the roles called?", "circleci-{project}")
+    role_name = _text(ask, "What are the roles called?", "circleci-{project}", answer_key="oidc.role_name")
     unknown = set(_PLACEHOLDER.findall(role_name)) - {"project", "context"}
     if unknown or not _ROLE_NAME.fullmatch(_PLACEHOLDER.sub("x", role_name)):
         raise UsageError(
@@ -146,7 +146,7 @@ def ask_options(ask: Ask) -> OidcOptions:
             remedy="Letters, digits and any of +=,.@_- with {project} or {context} where they are to stand.",
         )
     pins = ("default", *(pin.value for pin in Pin))
-    trust = _text(ask, "trust", "By which claim does a role know a project?", "default", pins)
+    trust = _text(ask, "By which claim does a role know a project?", "default", answer_key="oidc.trust", choices=pins)
     images = ask(
         Question(
             id="oidc.ecr_repositories",
@@ -160,12 +160,14 @@ def ask_options(ask: Ask) -> OidcOptions:
     )
     return OidcOptions(
         role_name=role_name,
-        context=_text(ask, "context", "Which context carries the role?", "aws-oidc"),
+        context=_text(ask, "Which context carries the role?", "aws-oidc", answer_key="oidc.context"),
         pin=None if trust == "default" else Pin(trust),
-        permissions=_text(ask, "permissions", "What may the roles do?", COPY, (COPY, LEAST_PRIVILEGE)),
-        branch=_text(ask, "branch", "Which branch alone may use the roles (none: every one)?", ""),
-        region=_text(ask, "region", "Which region do the jobs work in (none: the key's last one)?", ""),
-        issuer=_text(ask, "issuer", "Who signs the tokens of a self-hosted server ({org} is the id)?", ""),
+        permissions=_text(
+            ask, "What may the roles do?", COPY, answer_key="oidc.permissions", choices=(COPY, LEAST_PRIVILEGE)
+        ),
+        branch=_text(ask, "Which branch alone may use the roles (none: every one)?", "", answer_key="oidc.branch"),
+        region=_text(ask, "Which region do the jobs work in (none: the key's last one)?", "", answer_key="oidc.region"),
+        issuer=_text(ask, "Who signs a self-hosted server's tokens ({org} is the id)?", "", answer_key="oidc.issuer"),
         images=tuple(map(str, images)),
     )
 

@@ -512,6 +512,12 @@ def test_a_user_whose_policies_do_not_fit_is_refused_with_the_numbers():
 # --- Sizes ----------------------------------------------------------------------------------------------------------
 
 
+QUEUE = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "*"}],
+}
+
+
 def many_projects(count):
     """One key in one context that so many projects may use."""
     text = [
