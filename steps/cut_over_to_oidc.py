@@ -16,7 +16,7 @@ from steps.iam_keys import ActivateKey, ConfirmKeys
 from steps.key_slots import KEYS_PER_USER
 from steps.migrate_config import config_key
 from steps.oidc_contexts import ROLE_ARN, StoreSetting
-from steps.oidc_targets import decide_move, pairs_of
+from steps.oidc_targets import EVERY, decide_move, pairs_of
 from steps.places import projects_of
 from steps.replace_access_keys import CreateAccessKey, ProveKey
 from steps.role_canary import RunRoleCanary
@@ -130,7 +130,7 @@ def _proof(move: Move, target: RoleTarget, project: Project) -> tuple[ConfirmMov
         project=project,
         role_arn=target.arn,
         region=target.region,
-        branch=move.options.branch,
+        branch="" if move.options.branch == EVERY else move.options.branch,
         moving=tuple(sorted(item.key.id for item in move.keys)),
         after=(moved.key,),
     )

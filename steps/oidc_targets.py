@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from playbook.ports import View
 
 COPY, LEAST_PRIVILEGE = "copy", "least-privilege"
+EVERY, AUTO, CIRCLECI = "*", "auto", "circleci"
+"""Answers that mean: every branch; the region that the key was used in last; the host's own issuer."""
 ROLE_NAME_MAX: Final = 64
 _ROLE_NAME: Final = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 _UNFIT: Final = re.compile(r"[^\w+=,.@-]", re.ASCII)
@@ -165,9 +167,13 @@ def ask_options(ask: Ask) -> OidcOptions:
         permissions=_text(
             ask, "What may the roles do?", COPY, answer_key="oidc.permissions", choices=(COPY, LEAST_PRIVILEGE)
         ),
-        branch=_text(ask, "Which branch alone may use the roles (none: every one)?", "", answer_key="oidc.branch"),
-        region=_text(ask, "Which region do the jobs work in (none: the key's last one)?", "", answer_key="oidc.region"),
-        issuer=_text(ask, "Who signs a self-hosted server's tokens ({org} is the id)?", "", answer_key="oidc.issuer"),
+        branch=_text(ask, "Which branch alone may use the roles (*: every one)?", EVERY, answer_key="oidc.branch"),
+        region=_text(
+            ask, "Which region do the jobs work in (auto: the key's last one)?", AUTO, answer_key="oidc.region"
+        ),
+        issuer=_text(
+            ask, "Who signs the tokens ({org} stands for the organization's id)?", CIRCLECI, answer_key="oidc.issuer"
+        ),
         images=tuple(map(str, images)),
     )
 
@@ -284,7 +290,7 @@ def _targets(
                 projects=tuple(by_id[trusted.id] for trusted in part.projects),
                 keys=keys,
                 context=f"{role.label}{suffix}".strip("-"),
-                region=options.region or _region(decisions, keys, partition),
+                region=_region(decisions, keys, partition) if options.region == AUTO else options.region,
             )
         )
     return found
@@ -302,7 +308,7 @@ def _organization(decisions: Decisions, slug: str) -> Organization:
 
 
 def _issuer(view: View, options: OidcOptions, organization: Organization) -> Issuer:
-    if options.issuer:
+    if options.issuer != CIRCLECI:
         return Issuer(url=options.issuer.replace("{org}", organization.id), organization=organization.id)
     host = view.circleci.host.rstrip("/")
     if host != CLOUD_HOST and not LOOPBACK.fullmatch(host):
@@ -318,7 +324,7 @@ def _trusted(project: Project, options: OidcOptions, forks_receive_secrets: bool
     return TrustedProject(
         id=project.id,
         origin=f"{_HOSTS[provider]}/{rest}" if provider in _HOSTS else "",
-        refs=(f"refs/heads/{options.branch}",) if options.branch else (),
+        refs=() if options.branch == EVERY else (f"refs/heads/{options.branch}",),
         forks_receive_secrets=forks_receive_secrets,
     )
 

@@ -208,7 +208,7 @@ ALLOWED: Final[Mapping[str, str]] = {
     "oidc.permissions": '"copy" or "least-privilege"',
     "oidc.branch": 'a text such as "main"',
     "oidc.region": 'a text such as "eu-west-1"',
-    "oidc.issuer": 'a text such as "https://oidc.circleci.example.com/org/{org}"',
+    "oidc.issuer": 'a text such as "https://oidc.circleci.com/org/{org}"',
     "oidc.ecr_repositories": 'a list of ARNs of repositories, or ["*"]',
     "approve.digest": '"sha256:" and 64 hexadecimal digits, as `run --dry-run` prints it',
 }
