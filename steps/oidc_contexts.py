@@ -240,7 +240,7 @@ class StoreSetting(SettingAction):
     kind: ClassVar[str] = "circleci:store-setting"
 
     def describe(self) -> str:
-        return f"store {self.name} = {display(self.value)} in {self.what}"
+        return f"store {display(self.name)} = {display(self.value)} in {self.what}"
 
     def observe(self, view: View) -> Observation:
         sink = self._needed(view)
@@ -285,7 +285,7 @@ class RemoveSetting(SettingAction):
     kind: ClassVar[str] = "circleci:remove-setting"
 
     def describe(self) -> str:
-        return f"remove {self.name} from {self.what} again"
+        return f"remove {display(self.name)} from {self.what} again"
 
     def observe(self, view: View) -> Observation:
         sink = self._sink(view)
