@@ -340,6 +340,13 @@ def _is_open(state: State) -> bool:
     return state.sealed is None and state.opened is not None and state.opened.mode != "dry-run"
 
 
+def _is_finished(state: State) -> bool:
+    """Whether the playbook came to its end; what stands beside it (undo, retirement) may have begun since."""
+    from steps import PLAYBOOK  # noqa: PLC0415  # not for --help
+
+    return state.sealed is not None or {step.id for step in PLAYBOOK} <= set(state.done)
+
+
 def _is_kept(state: State) -> bool:
     return state.opened is not None and state.opened.mode != "dry-run"
 
@@ -419,6 +426,7 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
         screen.tell(event, fields)
 
     screen.say(f"Case: {folder}")
+    before = _tries(journal.state)
     conduct = Conduct(settings=settings, waits=waits, approval=approval, tell=tell, started=signals.watch)
     try:
         if alone is not None:
@@ -436,8 +444,19 @@ def _work(  # noqa: PLR0917  # the parts of a run, each named by its type
         raise
     finally:
         platforms.close()
-    _close(screen, journal, PLAYBOOK if alone is None else (alone,), outcome, options)
+    if options.get("as_json"):
+        document = _status_document(folder, journal.state, int(outcome.exit_code))
+        screen.result(json.dumps({**document, "next_command": _next_after(alone, outcome, folder)}))
+        return int(outcome.exit_code)
+    words = _last_words(alone, outcome, changed=_tries(journal.state) > before)
+    following = _next_after(alone, outcome, folder)
+    steps = PLAYBOOK if alone is None else (alone,)
+    screen.closing(journal.state, steps, outcome, words, following)
     return int(outcome.exit_code)
+
+
+def _tries(state: State) -> int:
+    return sum(len(progress.attempts) for progress in state.progress.values())
 
 
 def _again(alone: Step | None, folder: Path) -> str:
@@ -446,18 +465,34 @@ def _again(alone: Step | None, folder: Path) -> str:
     return commands_of.get(alone.id if alone is not None else "", f"{NAME} resume {folder}")
 
 
-def _close(
-    screen: Screen, journal: Journal, steps: Sequence[Step], outcome: Outcome, options: Mapping[str, Any]
-) -> None:
-    if options.get("as_json"):
-        screen.result(json.dumps(_status_document(journal.folder or Path(), journal.state, int(outcome.exit_code))))
-        return
-    words = {
-        ExitCode.DONE: "Done: everything planned is done and was seen in place.",
-        ExitCode.WAITING: "Not finished: something waits, and says above what for.",
-        ExitCode.SOME_FAILED: "Finished, but some targets failed or were left out; they are named above.",
-    }[outcome.exit_code]
-    screen.closing(journal.state, steps, outcome, str(journal.folder), words)
+def _next_after(alone: Step | None, outcome: Outcome, folder: Path) -> str:
+    """What is typed next; empty when there is nothing left to do."""
+    contained = alone is not None and alone.id == "contain_now"
+    return _again(alone, folder) if outcome.unfinished or contained else ""
+
+
+def _last_words(alone: Step | None, outcome: Outcome, *, changed: bool) -> str:
+    """How it ended, in a sentence that fits what was asked for."""
+    if outcome.exit_code is ExitCode.WAITING:
+        return "Not finished: something waits, and says above what for."
+    if outcome.exit_code is ExitCode.SOME_FAILED:
+        return "Finished, but some targets failed or were left out; they are named above."
+    done, nothing = {
+        "undo": (
+            "Undone: what can be put back is back as it was. Stored values stay: every place keeps what it holds now.",
+            "There is nothing to put back, or nothing any more. Nothing was changed.",
+        ),
+        "contain_now": (
+            "Contained: the keys are off and were seen off. CircleCI still stores them: jobs that use them fail now.",
+            "They were off already. Nothing was changed.",
+        ),
+        "retire_old_keys": (
+            "Retired: the old keys that were due are deleted for good.",
+            "Nothing was deleted: no old key is due, or none was agreed to.",
+        ),
+        "": ("Done: everything planned is done and was seen in place.",) * 2,
+    }[alone.id if alone is not None else ""]
+    return done if changed else nothing
 
 
 @commands.command()
@@ -637,8 +672,7 @@ def _reopen(
             platforms = rehearsal(settings, folder)
         else:
             platforms = _live(screen, settings, options, case=first.case)
-        if journal.state.sealed is not None:
-            alone = alone or when_finished
+        alone = alone or (when_finished if _is_finished(journal.state) else None)
         code = _work(screen, journal, platforms, settings, options, operator, approval, alone)
         if alone is not None and code == ExitCode.DONE:
             word = "undone" if alone.id == "undo" else "done"
@@ -668,10 +702,12 @@ def contain(context: click.Context, /, **options: Any) -> None:
     from steps import contain_now  # noqa: PLC0415  # as above
 
     screen = Screen()
-    for key_id in options["key_ids"]:
+    for number, key_id in enumerate(options["key_ids"], 1):
         if not re.fullmatch(r"AKIA[A-Z2-7]{16}", key_id):
+            # It is not shown: in a hurry somebody pastes the secret.
             raise UsageError(
-                f"{key_id[:40]!r} is not the id of an access key (AKIA and 16 letters or digits). Nothing was done.",
+                f"Argument {number} ({len(key_id)} characters) is not the id of an access key, which is AKIA and 16 "
+                "letters or digits. Nothing was done.",
                 remedy="Give the id, never the secret: `contain AKIA...`.",
             )
     if not _attended(options) and not options["yes"]:
@@ -696,7 +732,6 @@ def contain(context: click.Context, /, **options: Any) -> None:
         code = _work(screen, journal, platforms, settings, options, operator, approval, step)
     finally:
         journal.close()
-    screen.say(f"Next: {NAME} run --case {folder}   (find out where they are stored, and replace them)", "bold")
     context.exit(code)
 
 
@@ -720,7 +755,7 @@ def _status_document(folder: Path, state: State, exit_code: int | None = None) -
         "folder": str(folder),
         "mode": state.opened.mode if state.opened else "",
         "opened_at": state.opened.at if state.opened else "",
-        "status": "finished" if state.sealed is not None else "open",
+        "status": _standing(state),
         "exit_code": exit_code if exit_code is not None else (state.sealed.exit_code if state.sealed else None),
         "steps": [asdict(row) for row in step_rows(state, PLAYBOOK)],
         "keys": [asdict(row) for row in key_rows(state)],
@@ -728,6 +763,13 @@ def _status_document(folder: Path, state: State, exit_code: int | None = None) -
         "unfinished": waiting,
         "next_command": _next_command(folder, state),
     }
+
+
+def _standing(state: State) -> str:
+    """`open`, `finished` or `undone`."""
+    if state.sealed is None:
+        return "open"
+    return "undone" if state.sealed.outcome == "undone" else "finished"
 
 
 def _next_command(folder: Path, state: State) -> str:

@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 
 READS: Final = frozenset(
     {
+        "cloudtrail:LookupEvents",
+        "ec2:DescribeRegions",
         "iam:GenerateCredentialReport",
         "iam:GetAccessKeyLastUsed",
         "iam:GetAccountAuthorizationDetails",
         "iam:GetAccountSummary",
         "iam:GetCredentialReport",
+        "iam:GetLoginProfile",
+        "iam:GetOpenIDConnectProvider",
         "iam:GetRole",
         "iam:ListAccessKeys",
+        "iam:ListMFADevices",
+        "iam:ListOpenIDConnectProviders",
+        "iam:ListSAMLProviders",
+        "iam:ListServiceSpecificCredentials",
+        "iam:ListSigningCertificates",
+        "iam:ListSSHPublicKeys",
         "iam:ListUsers",
         "iam:SimulatePrincipalPolicy",
     }
 )
-"""What the inventory and the preflight ask, whatever the plan."""
+"""What the preflight, the inventory and the sweep for persistence ask, whatever the plan."""
 READING: Final = ("Generate", "Get", "List", "Lookup", "Simulate", "Describe")
 """How the names of actions begin that change nothing."""
 TARGETS: Final = (("AccessKey", "user"), ("User", "user"), ("OpenIDConnectProvider", "oidc-provider"), ("Role", "role"))

@@ -85,6 +85,15 @@ class Turn(Enum):
 
 
 @dataclass(kw_only=True)
+class Pending:
+    """Since when an action says "not yet"; what it waits for may change (first a job, then its results)."""
+
+    since: float
+    wait: str
+    wait_since: float
+
+
+@dataclass(kw_only=True)
 class Lane:
     """One lane's queue and how it stands in this process; the journal knows the rest."""
 
@@ -96,7 +105,7 @@ class Lane:
     detour: deque[Action] = field(default_factory=deque)
     """Repairs or undoing, before the queue goes on."""
     after_detour: Trouble | None = None
-    pending_since: dict[str, float] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
     repairs: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
 
@@ -287,7 +296,7 @@ class Lanes:
                         Reset(keys=[action.key], lost="", reason="tried again at the responder's word")
                     )
                 lane.trouble, lane.wake_at = None, 0.0
-                lane.pending_since.clear()
+                lane.pending.clear()
                 lane.tries.clear()
                 lane.repairs.clear()
                 moved = True
@@ -398,7 +407,7 @@ class Lanes:
     def _verified(self, lane: Lane, action: Action, seen: Observation) -> None:
         self._journal.append(Verified(key=action.key, evidence=dict(seen.evidence)))
         self._world.looked(action.key, None)
-        lane.pending_since.pop(action.key, None)
+        lane.pending.pop(action.key, None)
         (lane.detour or lane.queue).popleft()
         self._engine.tell("verified", {"key": action.key, "what": action.describe(), "changes": action.changes})
 
@@ -406,20 +415,22 @@ class Lanes:
         """Bound a pending look: set when to look again, or say what it counts as now that its wait is over."""
         if seen.status is not Status.PENDING:
             self._world.looked(action.key, None)
-            lane.pending_since.pop(action.key, None)
+            lane.pending.pop(action.key, None)
             return seen.status
         now = self._world.clock.monotonic()
-        since = lane.pending_since.setdefault(action.key, now)
+        pending = lane.pending.setdefault(action.key, Pending(since=now, wait=seen.wait, wait_since=now))
+        if pending.wait != seen.wait:
+            pending.wait, pending.wait_since = seen.wait, now
         looks = len(self._world.looks(action.key))
         self._world.looked(action.key, seen.evidence)
         limit = float(getattr(self._world.waits, seen.wait)) if seen.wait else float(self._world.waits.patience)
-        left = since + limit - now
+        left = pending.wait_since + limit - now
         if left <= 0 and looks:
-            lane.pending_since.pop(action.key, None)
+            lane.pending.pop(action.key, None)
             self._world.looked(action.key, None)
             return seen.otherwise
         pause = seen.again_s or BACKOFF_S[min(looks, len(BACKOFF_S) - 1)]
-        if pause > self._world.waits.patience or now - since > self._world.waits.patience:
+        if pause > self._world.waits.patience or now - pending.since > self._world.waits.patience:
             self._park(lane, action, seen.reason or "it needs more time than this run may wait", "time")
             return Status.PENDING
         lane.wake_at = now + max(0.0, min(pause, left) if seen.wait else pause)

@@ -18,6 +18,7 @@ import click
 from playbook.correlate import is_id_name, secret_sibling
 from playbook.ports import KeyStatus
 from playbook.secret import Secret
+from playbook.twins.pipeline import Failure, Signed
 from playbook.twins.scenario import load
 from playbook.twins.server import CircleCiServer
 from playbook.twins.state import ALWAYS, Value
@@ -38,7 +39,10 @@ ROLE: Final = "responder"
 class Sandbox:
     """A scenario served on loopback; a context manager."""
 
-    def __init__(self, state: State, *, port: int = 0, aws_port: int = 0, with_aws: bool = True) -> None:
+    def __init__(
+        self, state: State, *, port: int = 0, aws_port: int = 0, with_aws: bool = True, job_s: float = 1
+    ) -> None:
+        """`job_s`: how long a job of CircleCI runs."""
         self.token = Secret(f"CCIPAT_{secrets.token_hex(11)}_{secrets.token_hex(20)}")
         self.state = state
         self.keys: dict[str, Credential] = {}
@@ -48,7 +52,8 @@ class Sandbox:
         self._with_aws = with_aws
         # Served over real time: a lag of seconds would only make every client wait.
         state.now = datetime.now(UTC)
-        self.world = TwinWorld(state, switches=Switches(tail_lag_s=0), flowing=True)
+        switches = Switches(tail_lag_s=0, job_s=job_s, results_lag_s=0)
+        self.world = TwinWorld(state, switches=switches, flowing=True)
         self.circleci = CircleCiServer(self.world, self.token, port=port)
 
     def __enter__(self) -> Self:
@@ -75,9 +80,23 @@ class Sandbox:
                 active = key.status is KeyStatus.ACTIVE
                 self.keys[key.id] = self.aws.add_key(account.id, key.user, active=active)
             self.aws.add_rights(account, {key_id: made.key_id for key_id, made in self.keys.items()})
+        self.world.sign = self._sign
         now = datetime.now(UTC)
         for variables in self._sinks():
             self._store_real_keys(variables, now)
+
+    def _sign(self, key_id: Value, secret: Value) -> Signed:
+        """What AWS says to a job that signs with a stored pair."""
+        assert self.aws is not None
+        found = self.aws.key_of(key_id.sha256 or "")
+        if found is None:
+            return Signed(failure=Failure.UNKNOWN_KEY)
+        who, active = found
+        if not active:
+            return Signed(failure=Failure.INACTIVE)
+        if who.secret.digest() != secret.sha256:
+            return Signed(failure=Failure.MISMATCH)
+        return Signed(account=who.account, user=who.user, key_id=who.key_id)
 
     def _sinks(self) -> Iterator[dict[str, Variable]]:
         for context in self.state.circleci.contexts.values():

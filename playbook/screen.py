@@ -160,8 +160,8 @@ class Screen:
             self.say(f"   Not proved: {text}.", "dim")
         self.say(f"   Digest: {walked.digest}")
 
-    def closing(self, state: State, steps: Sequence[Step], outcome: Outcome, folder: str, words: str) -> None:
-        """The closing table, what still waits and why, what falls due later, and the next command."""
+    def closing(self, state: State, steps: Sequence[Step], outcome: Outcome, words: str, following: str) -> None:
+        """The closing table, what still waits and why, what falls due later, and the next command, if there is one."""
         self.answer.print(keys_table(state))
         self.answer.print(steps_table(state, steps))
         # One cause may hold several lanes up: it is told once.
@@ -182,8 +182,8 @@ class Screen:
             if finding.due_at:
                 self.result(f"LATER  from {finding.due_at}: {finding.text}")
         self.result(words)
-        if outcome.unfinished:
-            self.result(f"Next:  rotation-playbook resume {folder}")
+        if following:
+            self.result(f"Next:  {following}")
 
     def inventory(self, told: Mapping[str, Any]) -> None:
         """First whether anything is missing, what is exposed and what is dangerous; then the keys, then the rest."""

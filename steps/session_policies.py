@@ -134,12 +134,17 @@ class _RevokeSessions(Action):
             return self._observe_written(view, cutoff, now)
         spread = off_at + timedelta(seconds=view.waits.relist) if off_at is not None else now
         # AWS's time is in whole seconds: a session of this very second must end too.
-        wanted = max(now + timedelta(seconds=1), least, spread)
+        wanted = (max(now, least, spread) + timedelta(seconds=1)).replace(microsecond=0)
         evidence: Evidence = {"cutoff": wanted.isoformat(), "server_time": now.isoformat(), "policy": POLICY}
         if attempts and attempts[-1].applied is not None and ours[-1] >= least:
             reason = f"the policy {POLICY} of {self._holder} does not show yet"
             return Observation(
-                status=Status.PENDING, evidence=evidence, reason=reason, wait="visible", otherwise=Status.ABSENT
+                # Not `visible`: a thief who takes the policy off would have five minutes.
+                status=Status.PENDING,
+                evidence=evidence,
+                reason=reason,
+                wait="sink",
+                otherwise=Status.ABSENT,
             )
         return Observation(status=Status.ABSENT, evidence=evidence)
 
@@ -183,7 +188,9 @@ class RevokeUserSessions(_RevokeSessions):
     """Deny everything to the sessions that a user's keys have made (`GetSessionToken`, `GetFederationToken`)."""
 
     kind: ClassVar[str] = "iam:revoke-user-sessions"
-    permissions: ClassVar[frozenset[str]] = frozenset({"iam:GetUserPolicy", "iam:PutUserPolicy", "iam:ListAccessKeys"})
+    permissions: ClassVar[frozenset[str]] = frozenset(
+        {"iam:GetUserPolicy", "iam:PutUserPolicy", "iam:ListAccessKeys", "iam:ListAttachedUserPolicies"}
+    )
 
     user: str
 

@@ -153,7 +153,7 @@ class CancelWorkflow(Action):
         if any(attempt.applied is not None for attempt in view.past(self.key)):
             reason = f"{display(self.name)} of {display(self.project)} is cancelled and not over yet"
             return Observation(
-                status=Status.PENDING, evidence=evidence, reason=reason, wait="relist", otherwise=Status.ABSENT
+                status=Status.PENDING, evidence=evidence, reason=reason, wait="sink", otherwise=Status.ABSENT
             )
         return Observation(status=Status.ABSENT, evidence=evidence)
 

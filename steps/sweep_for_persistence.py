@@ -247,8 +247,18 @@ class _Account:
     # -- what may be decided --
 
     def decide(self, ask: Ask) -> Iterator[Action]:
-        """A key that somebody made since, in case it is to go off; nothing is done unless that is chosen."""
-        made = {item.made.name for item in self._sightings if item.made and item.made.kind == "access key"}
+        """A key that somebody made, in case it is to go off; nothing is done unless that is chosen.
+
+        What becomes of a key that the inventory lists was asked before, unless an exposed key made it.
+        """
+        decided = {item.key.id for item in self._keys}
+        made = {
+            item.made.name
+            for item in self._sightings
+            if item.made is not None
+            and item.made.kind == "access key"
+            and (item.made.name not in decided or any(event.key_id in self._tainted for event in item.events))
+        }
         found = [key for key in self._read.keys if key.id in made and key.is_active]
         for key in found:
             if ask(self._question(key)) == DEACTIVATE:

@@ -19,6 +19,7 @@ from playbook.ports import KeyStatus, Waits, WorkflowStatus
 from playbook.records import Opened
 from playbook.twins.pipeline import context_sink, project_sink
 from playbook.twins.state import RunJob, RunPipeline, RunWorkflow, Signing, StoredProject, Use
+from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
 from playbook.world import CaseWorld
 from steps import PLAYBOOK
@@ -147,6 +148,16 @@ def test_a_canary_is_run_anew_when_the_responder_retries() -> None:
 
     assert [trouble.reason for trouble in operator.troubles if "SignatureDoesNotMatch" in trouble.reason]
     assert outcome.exit_code is ExitCode.DONE, [trouble.reason for trouble in outcome.troubles]
+
+
+def test_the_results_of_a_job_that_ran_long_are_waited_for_from_its_end() -> None:
+    """The job itself may outlast the wait for what it stored."""
+    world = TwinWorld(two_users(canaries=True), switches=Switches(job_s=200, results_lag_s=20))
+
+    outcome, journal = run(world, Answers())
+
+    assert outcome.exit_code is ExitCode.DONE, [trouble.reason for trouble in outcome.troubles]
+    assert len(verified(journal, "circleci:run-canary:")) == 4
 
 
 def test_where_inline_configs_are_forbidden_there_is_no_canary_and_the_plan_says_so() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -589,3 +591,12 @@ def test_a_report_without_such_use_has_no_such_section(night):
     recovered = read(night.folder)
     report = from_state(fold(recovered.records), PLAYBOOK, folder="case", head=recovered.head)
     assert "Who used the exposed keys" not in to_markdown(report)
+
+
+def test_the_runbook_shows_the_policies_as_they_are_written():
+    text = (Path(__file__).parents[1] / "docs" / "runbook" / "revoke_sessions.md").read_text()
+    denial, isolation = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL))
+    assert cutoff_of(denial) is not None
+    (user,) = isolation["Statement"][1]["Resource"]
+    assert isolation == isolating_policy([user], f"arn:aws:sts::{ACCOUNT}:assumed-role/responder/me")
+    assert f"{SIZE} characters" in text

@@ -239,19 +239,50 @@ def test_a_role_is_ours_when_a_plan_names_it_and_our_own_create_may_have_made_it
 
 
 def test_nothing_is_changed_without_a_decision(night):
-    made = new_key(night)
+    made = []
+    night.during["providers"] = lambda: made.append(new_key(night))
     new_user(night)
     assert sweep(night).exit_code is ExitCode.DONE
     assert night.wrote("set_key_status") == []
-    assert f"keys.found:{ACCOUNT}/ci-deploy/{made}" in night.operator.asked
+    assert night.wrote("put_user_policy") == night.wrote("delete_access_key") == []
+    assert night.twin.state.accounts[ACCOUNT].keys[made[0]].status is KeyStatus.ACTIVE
 
 
-def test_a_key_that_was_found_is_switched_off_where_that_is_chosen(night):
-    made, other = new_key(night), new_key(night, "ci-ecr")
-    chosen = {f"keys.found:{ACCOUNT}/ci-deploy/{made}": "deactivate"}
-    assert sweep(night, **chosen).exit_code is ExitCode.DONE
-    keys = night.twin.state.accounts[ACCOUNT].keys
-    assert (keys[made].status, keys[other].status) == (KeyStatus.INACTIVE, KeyStatus.ACTIVE)
+def made_after_the_inventory(night, user="ci-deploy"):
+    """A key that no decision of before speaks of."""
+    made = []
+
+    def make():
+        made.append(new_key(night, user))
+        night.twin.clock.advance(60)
+
+    night.during["providers"] = make
+    return made
+
+
+def test_a_key_that_was_found_is_asked_about_and_switched_off_where_that_is_chosen(night):
+    made = made_after_the_inventory(night)
+    assert sweep(night, **{"keys.found:": "deactivate"}).exit_code is ExitCode.DONE
+    assert [name for name in night.operator.asked if name.startswith("keys.found:")] == [
+        f"keys.found:{ACCOUNT}/ci-deploy/{made[0]}"
+    ]
+    assert night.twin.state.accounts[ACCOUNT].keys[made[0]].status is KeyStatus.INACTIVE
+    assert night.twin.state.accounts[ACCOUNT].keys[DEPLOY].status is KeyStatus.ACTIVE
+
+
+def test_a_key_that_was_found_is_left_on_by_default(night):
+    made = made_after_the_inventory(night)
+    sweep(night)
+    assert night.twin.state.accounts[ACCOUNT].keys[made[0]].status is KeyStatus.ACTIVE
+
+
+def test_a_key_of_the_inventory_is_asked_about_again_only_when_an_exposed_key_made_it(night):
+    decided, thieves = new_key(night), new_key(night, "ci-ecr", event=False)
+    night.event("CreateAccessKey", service="iam", resources=("ci-ecr", thieves), **THIEF)
+    sweep(night)
+    asked = [name for name in night.operator.asked if name.startswith("keys.found:")]
+    assert asked == [f"keys.found:{ACCOUNT}/ci-ecr/{thieves}"]
+    assert any(decided in text for text in night.texts("warning"))
 
 
 def test_the_key_that_signs_this_run_is_not_offered(night):
@@ -260,6 +291,7 @@ def test_the_key_that_signs_this_run_is_not_offered(night):
         name="me", arn=f"arn:aws:iam::{ACCOUNT}:user/me", created_at=START - timedelta(days=1)
     )
     made = START - timedelta(hours=1)
+    night.event("CreateAccessKey", service="iam", resources=("me", "AKIAMYOWNKEYAAAAAAAA"), **THIEF)
     account.keys["AKIAMYOWNKEYAAAAAAAA"] = Key(
         id="AKIAMYOWNKEYAAAAAAAA", user="me", created_at=made, changes=[Change(at=made, status=KeyStatus.ACTIVE)]
     )

@@ -105,11 +105,14 @@ class TrailCalls(AwsCalls):
         return tuple(found for event in events if (found := _creation(event, self.account, user)))
 
     def trail(self, by: TrailKey, value: str, since: datetime) -> tuple[TrailEvent, ...]:
-        """The events of every enabled region, oldest first; a region but the home one may refuse."""
+        """The events of every enabled region, oldest first; a region but the home one may refuse.
+
+        IAM's own calls are logged in one region alone (AWS facts 14), so by their names only that one is asked.
+        """
         what = f"looking up what CloudTrail has of {display(value)} in account {self.account}"
         picked = _Picked(by, value, since)
         found: dict[str, TrailEvent] = {}
-        for region in self.trail_regions():
+        for region in self._regions_of(picked):
             try:
                 events = [_told(event, region) for event in self._events(what, region, picked)]
             except AwsError as error:
@@ -121,6 +124,13 @@ class TrailCalls(AwsCalls):
                 raise unreadable(what, Effect.NONE)
             found |= {event.event_id: event for event in events if event is not None}
         return tuple(sorted(found.values(), key=lambda event: (event.at, event.event_id)))
+
+    def _regions_of(self, picked: _Picked) -> tuple[str, ...]:
+        # Of the other partitions nothing says in which region IAM's events are.
+        calls_of_iam = self._iam.meta.service_model.operation_names if self._partition == "aws" else ()
+        if picked.by is TrailKey.EVENT_NAME and picked.value in calls_of_iam:
+            return (self._home,)
+        return self.trail_regions()
 
     def trail_regions(self) -> tuple[str, ...]:
         """The home region, our own, and the others that are enabled, as far as AWS says."""

@@ -226,14 +226,7 @@ class MotoServer:
             key = backend.create_access_key(user_name=user)
             if not active:
                 backend.update_access_key(user, key.access_key_id, "Inactive")
-            return Credential(
-                account=account,
-                user=user,
-                key_id=key.access_key_id,
-                secret=Secret(key.secret_access_key),
-                created_at=key.create_date.replace(tzinfo=UTC),
-                server_time=datetime.now(UTC).replace(microsecond=0),
-            )
+            return _credential(account, key)
 
     def add_rights(self, account: Account, key_ids: Mapping[str, str]) -> None:
         """Make what a twin's account has besides users and keys; `key_ids`: which key stands for each of the twin's."""
@@ -309,6 +302,16 @@ class MotoServer:
             client_ids=tuple(found[1].client_id_list),
         )
         return roles_assumed.decide(role_arn, token, trusting)
+
+    def key_of(self, digest: str) -> tuple[Credential, bool] | None:
+        """The truth: the living key whose id has this digest, and whether it is on."""
+        with self._lock:
+            for account, partitions in list(self._moto.iam_backends.items()):
+                for backend in partitions.values():
+                    for key in (key for user in backend.users.values() for key in user.access_keys):
+                        if Secret(key.access_key_id).digest() == digest:
+                            return _credential(account, key), key.status == "Active"
+        return None
 
     def accepts(self, key_id: str, secret: Secret) -> bool:
         """The truth: whether this pair is a working one."""
@@ -544,6 +547,17 @@ def _moto() -> _Moto:
     raise UsageError(
         "AWS on loopback needs moto and flask, which are not installed.",
         remedy='Install the extra: pipx install "rotation-playbook[sandbox]".',
+    )
+
+
+def _credential(account: str, key: Any) -> Credential:
+    return Credential(
+        account=account,
+        user=key.user_name,
+        key_id=key.access_key_id,
+        secret=Secret(key.secret_access_key),
+        created_at=key.create_date.replace(tzinfo=UTC),
+        server_time=datetime.now(UTC).replace(microsecond=0),
     )
 
 

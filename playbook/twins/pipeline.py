@@ -70,6 +70,32 @@ class Owner:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """Who a job is to AWS with a stored pair, or why it is nobody."""
+
+    failure: Failure | None = None
+    account: str = ""
+    user: str = ""
+    key_id: str = ""
+
+
+def sign(world: Remote, key_id: Variable, secret: Variable) -> Signed:
+    """Sign a request with a stored pair: at the twin's own AWS, or at the one that is served beside it."""
+    if world.sign is not None:
+        return world.sign(key_id.value, secret.value)
+    who = owner(world, key_id, secret)
+    failure = who.failure or _failure_of(world, who.key)
+    if who.key is not None and failure is None:
+        use(world, who.key)
+    return Signed(
+        failure=failure,
+        account=who.account.id if who.account is not None else "",
+        user=who.key.user if who.key is not None else "",
+        key_id=who.key.id if who.key is not None else "",
+    )
+
+
 def owner(world: Remote, key_id: Variable, secret: Variable) -> Owner:
     """Find the key of a stored pair.
 
@@ -124,17 +150,14 @@ def run(
     if not ids or not secrets:
         missing = Failure.NO_CREDENTIALS
         return PipelineRun(project=project.slug, contexts=names, failure=missing, unproven=unproven)
-    who = owner(world, ids[-1][1], secrets[-1][1])
-    failure = who.failure or _failure_of(world, who.key)
-    if who.key is not None and failure is None:
-        use(world, who.key)
+    who = sign(world, ids[-1][1], secrets[-1][1])
     return PipelineRun(
         project=project.slug,
         contexts=names,
-        failure=failure,
-        account=who.account.id if who.account is not None else "",
-        user=who.key.user if who.key is not None else "",
-        key_tail=who.key.id[-TAIL:] if who.key is not None else "",
+        failure=who.failure,
+        account=who.account,
+        user=who.user,
+        key_tail=who.key_id[-TAIL:],
         id_from=ids[-1][0],
         secret_from=secrets[-1][0],
         shadowed=tuple(_unique(sink for sink, _ in (*ids[:-1], *secrets[:-1]))),

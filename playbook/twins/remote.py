@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playbook.ports import CircleCiReader, Identity, Json
+    from playbook.twins.pipeline import Signed
 
 R = TypeVar("R")
 OnCall: TypeAlias = Callable[[Call, Literal["before", "after"]], None]
@@ -28,6 +29,9 @@ AssumeRole: TypeAlias = "Callable[[str, Mapping[str, Json]], Identity | None]"
 
 The session of a job is named `rotation-playbook-canary`, which ends the ARN of its identity.
 """
+
+Sign: TypeAlias = "Callable[[states.Value, states.Value], Signed]"
+"""A request to another AWS than the twin's own, with a stored id and a stored secret."""
 
 
 class Remote:
@@ -57,6 +61,8 @@ class Remote:
         self.mirrored: CircleCiReader | None = None
         """The live world, of a twin that was made by reading it; None: the state is all there is."""
         self.assume_role: AssumeRole = lambda _role_arn, _claims: None
+        self.sign: Sign | None = None
+        """Where jobs sign when the keys are another server's; None: at the twin's own AWS."""
         self.lock = threading.RLock()
         self._changed = False
         self.save()

@@ -255,6 +255,20 @@ def test_a_trail_leads_over_regions_to_a_session_and_what_it_did(aws, server):
     assert not aws.unread_regions
 
 
+def test_iams_own_calls_are_asked_for_in_their_one_region_and_others_in_every_one(aws, server):
+    server.add_event(ONE, a_request("CreateUser", service="iam", parameters={"UserName": "backdoor"}))
+    server.add_event(ONE, a_request("StopLogging", service="cloudtrail", region="ap-south-1"))
+    before = len(server.requests("LookupEvents"))
+
+    (made,) = aws.trail(TrailKey.EVENT_NAME, "CreateUser", LONG_AGO)
+    once = len(server.requests("LookupEvents"))
+    (stopped,) = aws.trail(TrailKey.EVENT_NAME, "StopLogging", LONG_AGO)
+
+    assert (made.region, stopped.region) == ("us-east-1", "ap-south-1")
+    assert once - before == 1
+    assert len(server.requests("LookupEvents")) - once == len(aws.trail_regions())
+
+
 def test_regions_come_from_ec2_and_where_it_refuses_are_those_nobody_opts_in_to(aws, server):
     regions = aws.trail_regions()
     assert {"us-east-1", "eu-west-1", "ap-south-1"} <= set(regions)

@@ -20,6 +20,7 @@ from playbook.sandbox import Sandbox
 from playbook.secret import Secret
 from playbook.twins.faults import Faults
 from playbook.twins.scenario import state_from_text
+from steps.user_lease import TAG as LEASE
 
 PROGRAM = str(Path(sys.executable).with_name("rotation-playbook"))
 USER = "ci-deploy"
@@ -41,6 +42,7 @@ created = 2025-06-03T09:14:27Z
 [[organizations]]
 slug = "{organization}"
 name = "org{number}"
+inline_config = true
 [[contexts]]
 name = "deploy"
 organization = "{organization}"
@@ -131,9 +133,10 @@ class Lab:
             _INCIDENT.format(account=item.account, organization=item.organization, number=item.number)
             for item in self.incidents
         )
-        self.sandbox = Sandbox(state_from_text("incidents", text))
+        # A canary is over when it is first looked at: nobody waits for a job here.
+        self.sandbox = Sandbox(state_from_text("incidents", text), job_s=0)
         self.circleci_writes = []
-        self._taken = 0
+        self._untouched = iter(self.incidents)
 
     def __enter__(self):
         self.sandbox.__enter__()
@@ -157,8 +160,7 @@ class Lab:
 
     def take(self):
         """An incident that no other test has touched."""
-        self._taken += 1
-        return self.incidents[self._taken - 1]
+        return next(self._untouched)
 
     def break_circleci(self, *rules):
         """Let CircleCI fail from now on, by rules such as `drop-reply:put_variable:2`."""
@@ -190,7 +192,7 @@ class Incident:
 
     @property
     def account(self):
-        return f"1000000000{self.number:02}"
+        return f"100000000{self.number:03}"
 
     @property
     def organization(self):
@@ -282,6 +284,21 @@ match = {{ name = "NPM_TOKEN" }}
         )
         return context.variables["NPM_TOKEN"].value.sha256
 
+    def user_tags(self):
+        """The tags of the user, among them the lease of whoever works on it."""
+        backend = self.lab.aws._backend(self.account)
+        return {tag["Key"]: tag["Value"] for tag in backend.list_user_tags(USER)}
+
+    def canaries(self):
+        """The canary jobs that CircleCI ran for this organization: (project, contexts, what each said)."""
+        return [
+            (found.project, job.contexts, {item.classname: item.name for item in job.tests})
+            for found in self.lab.world.state.circleci.pipelines.values()
+            if found.project.startswith(self.organization + "/")
+            for workflow in found.workflows
+            for job in workflow.jobs
+        ]
+
     def made(self):
         """Every key that a request of ours made, oldest first."""
         return [
@@ -298,6 +315,10 @@ match = {{ name = "NPM_TOKEN" }}
         (new,) = keys
         assert self.sinks() == dict.fromkeys(self.sinks(), new)
         assert self.npm_token() == Secret(NEW_NPM_TOKEN).digest()
+        assert LEASE not in self.user_tags()
+        # Each place was proved by a job that signed with what it holds now.
+        proved = {(project, contexts) for project, contexts, said in self.canaries() if said.get("tail") == new[-4:]}
+        assert len(proved) == len(self.sinks()), self.canaries()
         return new
 
     def assert_harmless(self):

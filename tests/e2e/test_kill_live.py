@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -28,7 +31,13 @@ MOMENTS = {
 """When to kill: as soon as the journal holds so many records of this type about this key."""
 UNDECIDED = ("the create is done", "a first store is done", "the old key is off")
 """The moments tried without an answer to what a lost secret may break."""
-INCIDENTS = len(MOMENTS) + len(UNDECIDED) + 20
+KILLS = int(os.environ.get("KILLS", "15"))
+SEED = int(os.environ.get("SEED", "20230104"))
+KILLS_A_CASE = 5
+"""At most, so that every case also comes to its end."""
+RECORDS = 75
+"""About as many as an undisturbed run of one incident has from its approval to its end."""
+INCIDENTS = len(MOMENTS) + len(UNDECIDED) + 20 + KILLS
 SIDE_BY_SIDE = 3
 MADE_MAX = 2
 """One key before the kill, and one in its place."""
@@ -98,6 +107,60 @@ def test_killed_anywhere_it_ends_or_waits_with_every_place_working(lab, tmp_path
         resumed = incident.run(home, "resume", "case", "--batch", "--yes", "--answers", "answers.toml")
         assert resumed.returncode == 0, (moment, resumed.stderr, resumed.stdout)
         incident.assert_rotated()
+
+
+def killed_at_random(process, folder, rng):
+    """Kill the process once its journal has grown by a random number of records, and a little later; or let it end."""
+    path = folder / "journal.jsonl"
+    wanted = len(records_of(folder)) + rng.randint(1, RECORDS)
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= wanted:
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+            break
+        time.sleep(0.002)
+    _, said = process.communicate(timeout=120)
+    assert "Traceback" not in said
+    return process.returncode == -signal.SIGKILL
+
+
+def until_it_ends(incident, home, rng):
+    """One case, killed a few times and resumed each time; the last process is left alone. Answers the kills."""
+    home.mkdir()
+    (home / "answers.toml").write_text(incident.answers(keys=RECREATE))
+    case = ["--batch", "--yes", "--answers", "answers.toml"]
+    kills = 0
+    while kills < KILLS_A_CASE:
+        command = ["resume", "case"] if records_of(home / "case") else ["run", "--case", "case"]
+        process = incident.start(home, *command, *case)
+        if not killed_at_random(process, home / "case", rng):
+            assert process.returncode == 0
+            break
+        kills += 1
+    else:
+        done = incident.run(home, "resume", "case", *case)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+    return kills
+
+
+def test_killed_at_random_times_every_case_ends_in_the_same_world(lab, tmp_path):
+    """Lease, mint, proof, three places, three canaries, gates and the switch, killed anywhere and as often as it is."""
+    cases = iter(range(KILLS))
+    kills = []
+
+    def one_after_another(_worker):
+        while len(kills) < KILLS and (number := next(cases, None)) is not None:
+            incident = lab.take()
+            count = until_it_ends(incident, tmp_path / f"random-{number}", random.Random(f"{SEED}/{number}"))
+            incident.assert_rotated()
+            kills.extend([number] * count)
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(pool.map(one_after_another, range(SIDE_BY_SIDE)))
+
+    killed_cases = len(set(kills))
+    print(f"\n{len(kills)} kills -9 in {killed_cases} cases, seed {SEED}: every case ended in the same world")
+    assert len(kills) >= KILLS
 
 
 def test_killed_between_the_two_halves_of_a_pair(incident, lab, tmp_path):
