@@ -485,24 +485,22 @@ def test_a_role_name_that_iam_would_not_take_is_refused(name):
 def test_a_user_whose_policies_do_not_fit_is_refused_with_the_numbers():
     state = one_project()
     account = state.accounts[FIRST]
-    held = account.users["ci-api"]
+    # The real quotas are twenty times as large, and so would be the policies that pass them.
+    account.summary = {"RolePolicySizeQuota": 512, "PolicySizeQuota": 307, "AttachedPoliciesPerRoleQuota": 2}
     documents = {
         f"p{number}": {
             "Version": "2012-10-17",
             "Statement": [
-                {
-                    "Effect": "Allow",
-                    "Action": "s3:GetObject",
-                    "Resource": [f"arn:aws:s3:::{'b' * 50}{number}-{n}/*" for n in range(80)],
-                }
+                {"Effect": "Allow", "Action": f"s3:Get{number}*", "Resource": f"arn:aws:s3:::{'b' * 50}{number}/*"}
             ],
         }
-        for number in range(30)
+        for number in range(12)
     }
-    account.users["ci-api"] = msgspec.structs.replace(held, inline=documents)
+    account.users["ci-api"] = msgspec.structs.replace(account.users["ci-api"], inline=documents)
     said = refused(oidc_case(state))
     assert "does not fit into one role" in said
-    assert "6144" in said
+    assert "307 characters" in said
+    assert "512 characters inline" in said
 
 
 # --- Sizes ----------------------------------------------------------------------------------------------------------
