@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from playbook import __version__
+from playbook.cli_migrate_config import migrate_config
 from playbook.errors import CredentialsError, ExitCode, JournalError, PlaybookError, UsageError
 
 if TYPE_CHECKING:
@@ -1094,3 +1095,6 @@ def sandbox(scenario: str, port: int, aws_port: int, seconds: int | None) -> Non
     from playbook.sandbox import serve  # noqa: PLC0415  # not for --help
 
     serve(scenario, port=port, aws_port=aws_port, seconds=seconds)
+
+
+commands.add_command(migrate_config)

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -410,6 +411,87 @@ def test_a_large_inventory_costs_little(stored: int) -> None:
             one(platforms, "Everything", (), 7.5)
     finally:
         platforms.close()
+
+
+# --- Configurations ---------------------------------------------------------------------------------------------------
+
+CONFIGS = Path(__file__).parents[2] / "shared" / "data" / "configs"
+FILES = 300
+JOB = """\
+  job{n}:
+    docker: [{{image: 'cimg/base:stable'}}]  # {n}
+    environment: {{STAGE: x{n}}}
+    steps:
+      - checkout
+      - run:
+          name: sync
+          command: |
+            export AWS_ACCESS_KEY_ID=$DEPLOY_KEY AWS_SECRET_ACCESS_KEY=$DEPLOY_SECRET
+            aws s3 sync site s3://site-{n}
+      - store_artifacts: {{path: site}}
+"""
+
+
+def made_config(jobs: int) -> str:
+    ran = "".join(f"      - job{number}:\n          context: [site]\n" for number in range(jobs))
+    defined = "".join(JOB.format(n=number) for number in range(jobs))
+    return f"version: 2.1\njobs:\n{defined}workflows:\n  main:\n    jobs:\n{ran}"
+
+
+def config_texts() -> tuple[str, list[bytes]]:
+    """Real configurations where they lie beside the project, else made ones of the same lengths."""
+    if CONFIGS.is_dir():
+        real = [path.read_bytes() for path in sorted(CONFIGS.rglob("*.yml"))]
+        return "real", (real * (FILES // len(real) + 1))[:FILES]
+    return "made", [made_config(5 + number * 7 % 45).encode() for number in range(FILES)]
+
+
+def rewrite_s(raw: bytes) -> tuple[float, str]:
+    """CPU seconds from bytes to a checked diff, as `migrate-config` does it, and the verdict."""
+    from playbook.circleci_config.rewrite import Options
+    from playbook.migrate_config import Target, rewritten
+
+    target = Target(path=Path("/x/.circleci/config.yml"), root=Path("/x"))
+    options = Options(role_arn="arn:aws:iam::123456789012:role/ci", context="aws-oidc", region="eu-west-1")
+    started = time.process_time()
+    outcome = rewritten(target, raw, options)
+    outcome.diff()
+    return time.process_time() - started, str(outcome.verdict)
+
+
+def composed_s(raw: bytes) -> float:
+    """CPU seconds that PyYAML takes to compose the same text, and nothing more."""
+    import yaml
+
+    started = time.process_time()
+    with suppress(yaml.YAMLError):
+        yaml.compose(raw, Loader=yaml.CSafeLoader)
+    return time.process_time() - started
+
+
+def test_three_hundred_configurations_are_rewritten_in_ten_seconds() -> None:
+    rewrite_s(made_config(1).encode())  # what is imported and compiled once
+    kind, texts = config_texts()
+    results = [rewrite_s(raw) for raw in texts]
+    spent, plain = sum(seconds for seconds, _ in results), sum(map(composed_s, texts))
+    lines = sum(raw.count(b"\n") for raw in texts)
+    print(f"\n{len(texts)} {kind} configurations, {lines} lines: {dict(Counter(verdict for _, verdict in results))}")
+    print(f"  CPU {spent:.1f} s, {spent / lines * 1e6:.0f} us a line; {spent / plain:.1f} times composing them")
+    assert spent < 10
+
+
+def test_a_line_of_a_long_configuration_costs_what_one_of_a_short_one_does() -> None:
+    rewrite_s(made_config(1).encode())
+    costs = {}
+    for jobs in (75, 375, 1540):
+        raw = made_config(jobs).encode()
+        seconds, verdict = min(rewrite_s(raw) for _ in range(2))
+        costs[raw.count(b"\n")] = seconds / raw.count(b"\n")
+        assert verdict == "migrated"
+    least = min(costs.values())
+    for lines, cost in costs.items():
+        print(f"  {lines:6} lines: {cost * 1e6:.0f} us a line, {cost / least:.2f} of the cheapest")
+    assert max(costs.values()) < 2 * least
 
 
 if __name__ == "__main__":

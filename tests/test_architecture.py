@@ -80,6 +80,13 @@ LAYERS: dict[str, set[str]] = {
     "inventory_document": {*BASE, "correlate", "inventory", "exposure", "blast_radius", "rotation"},
     "survey": {*BASE, "exposure", "blast_radius", "config_jobs"},
     "scope": {*BASE, "model", "exposure", "inventory"},
+    # The rewrite of configurations on disk, and its command.
+    "config_schema": set(),
+    "config_branch": {"errors"},
+    "config_cli": {"errors"},
+    "config_diff": set(),
+    "migrate_config": {*BASE, "circleci_config", "config_schema", "config_branch", "config_diff"},
+    "cli_migrate_config": {*BASE, "circleci_config", "config_cli", "migrate_config", "screen"},
     "clients": BASE,
     "twins": {*BASE, "credential_report", "canary", "trust"},
     "log": BASE,
@@ -170,12 +177,14 @@ LIBRARIES: dict[str, set[str]] = {
     "prompt_toolkit": {"operators"},
     "structlog": {"log"},
     "jinja2": {"report"},
-    "click": {"cli", "sandbox"},
+    "click": {"cli", "cli_migrate_config", "sandbox"},
     "rich": {"screen", "operators"},
     "moto": {"twins"},
     "werkzeug": {"twins"},
     "flask_cors": {"twins"},
-    "yaml": {"config_jobs", "canary", "twins"},
+    "jsonschema": {"config_schema"},
+    "regress": {"config_schema"},
+    "yaml": {"config_jobs", "circleci_config", "canary", "twins"},
 }
 
 
