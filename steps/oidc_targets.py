@@ -107,6 +107,10 @@ def pairs_of(item: KeyDecision) -> tuple[Pair, ...]:
 
 def decide_move(view: View, case: Case, ask: Ask) -> Move | None:
     """What moves to OIDC; None when no key does, and then nothing more is read or asked."""
+    strategies = [answer for name, answer in case.answers.items() if name.startswith("keys.strategy:")]
+    if strategies and Strategy.OIDC.value not in strategies:
+        # All of them are asked at once, by an earlier step: asking again would read uses of keys for nothing.
+        return None
     decisions = decide_keys(view, case, ask)
     moving = [item for item in decisions.keys if item.strategy is Strategy.OIDC and item.places]
     if not moving:

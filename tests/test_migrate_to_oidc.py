@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import msgspec
 import pytest
@@ -26,10 +27,12 @@ from oidc_world import (
 )
 from played import Killed
 
+from playbook import cli
+from playbook.engine import Engine
 from playbook.errors import ExitCode, GuardError, UsageError
 from playbook.model import Recourse
 from playbook.ports import KeyStatus
-from playbook.records import Applied, Intended, Verified
+from playbook.records import Answered, Applied, Intended, Verified
 from playbook.trust import Grant, Issuer, TrustedProject, evaluate, job_token, make_trust
 from playbook.twins import scenario
 from playbook.twins import state as states
@@ -142,14 +145,19 @@ def test_forks_that_receive_secrets_are_kept_out_by_where_the_code_came_from():
 
 
 def test_without_a_key_that_moves_the_steps_plan_nothing_and_ask_nothing_of_the_platforms():
-    case = oidc_case(**{"keys.strategy": "replace", "keys.canary": False})
+    case = oidc_case(**{"keys.strategy": "keep", "keys.reason": "another day"})
     case.play(*READING)
     calls = []
+    answer = {"id": "keys.strategy:all", "answer_key": "keys.strategy", "subject": {}, "value": "keep"}
+    case.journal.append(Answered(**answer))
+    platforms = case.world.platforms()
     case.world.on_call = lambda call, _when: calls.append(call)
-    case.play(*STEPS)
+    engine = Engine(case.journal, platforms, case.responder, waits=case.waits, parallel=1)
+    assert engine.run(MOVING, closes=False).exit_code is ExitCode.DONE
+    case.world.on_call = None
     planned = {step.id: case.journal.state.plans[step.id] for step in MOVING}
     assert not any(part.actions for parts in planned.values() for part in parts)
-    assert not case.of(Intended)
+    assert not calls
 
 
 @pytest.mark.parametrize(
@@ -207,6 +215,11 @@ def test_the_case_waits_for_the_configuration_and_goes_on_when_a_pipeline_ran_wi
     assert stored_names(case.world)["gh/acme/api"], "no key is gone"
     said = case.findings("migrate_config")
     assert any("migrate-config . --role-arn arn:aws:iam::111122223333:role/circleci-api" in text for text in said)
+    (line,) = [text for text in said if "In a checkout of gh/acme/api" in text]
+    words = shlex.split(line.split("`")[1])
+    parsed = cli.commands.commands[words[1]].make_context(words[1], words[2:])
+    assert parsed.params["role_arn"].endswith("role/circleci-api")
+    assert parsed.params["context"] == "aws-oidc-api"
     assert case.play(*STEPS).exit_code is ExitCode.WAITING, "nobody merged anything in between"
     run(case, "gh/acme/api", "context: [aws-oidc-api]")
     run(case, "gh/acme/web", "context: aws-oidc-webmail")
