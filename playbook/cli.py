@@ -876,7 +876,11 @@ def answers(case: str | None) -> None:
 @commands.command()
 @click.argument("case", required=False)
 @click.option(
-    "--format", "form", type=click.Choice(["markdown", "json"]), default="markdown", help="Form of the report."
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "json", "terraform", "cloudformation"]),
+    default="markdown",
+    help="Form of the report, or what the case made in IAM as code.",
 )
 def report(case: str | None, form: str) -> None:
     """Print the report of a case: what was found, done and seen, each with its record."""
@@ -889,10 +893,29 @@ def report(case: str | None, form: str) -> None:
     folder = _find_case(case)
     recovered = read(folder)
     state = fold(recovered.records)
+    if form in {"terraform", "cloudformation"}:
+        Screen().result(_as_code(state, form), end="")
+        return
     lines = attached_inventory(folder, state)
     holes = Inventory.from_lines(lines).holes if lines is not None else None
     document = from_state(state, PLAYBOOK, folder=str(folder), head=recovered.head, holes=holes)
     Screen().result(to_json(document) if form == "json" else to_markdown(document))
+
+
+def _as_code(state: State, form: str) -> str:
+    """What a case made in IAM, account by account."""
+    from playbook.engine import not_put_back  # noqa: PLC0415  # not for --help
+    from playbook.infrastructure_code import cloudformation, cloudformation_import, terraform  # noqa: PLC0415  # as above
+    from steps.oidc_code import made_in_iam  # noqa: PLC0415  # as above
+
+    made = made_in_iam(state.opened.case if state.opened else "", not_put_back(state))
+    if form == "terraform":
+        return "\n".join(f"# Account {account}\n\n{terraform(code)}" for account, code in made.items())
+    accounts = {
+        account: {"template": json.loads(cloudformation(code)), "import": json.loads(cloudformation_import(code))}
+        for account, code in made.items()
+    }
+    return json.dumps({"schema": 1, "accounts": accounts}, indent=2, ensure_ascii=False) + "\n"
 
 
 @commands.command()
@@ -1013,6 +1036,7 @@ def _read_everything(screen: Screen, settings: Settings, options: Mapping[str, A
 @commands.command()
 @_connection
 @click.option("--answers", type=click.Path(), metavar="FILE", help="Answers file: narrows the policy to its plan.")
+@click.option("--oidc", is_flag=True, help="Check the roles that trust CircleCI instead.")
 @click.option("--no-input", is_flag=True, help="Never prompt.")
 @click.option("--parallel", type=click.IntRange(1, 64), default=16, help="Reads side by side (16).")
 @_json
@@ -1027,6 +1051,8 @@ def doctor(context: click.Context, /, **options: Any) -> None:
     settings = _settings(options)
     operator = _operator_and_approval(screen, {**options, "batch": True})[0] if options["answers"] else None
     platforms = _live(screen, settings, options, case="doctor")
+    if options["oidc"]:
+        context.exit(int(_check_trusts(screen, platforms, settings, as_json=options["as_json"])))
     try:
         health = examine(platforms, PLAYBOOK, settings, operator)
     finally:
@@ -1038,6 +1064,25 @@ def doctor(context: click.Context, /, **options: Any) -> None:
             screen.result(line)
         screen.result(json.dumps(health.policy, indent=2))
     context.exit(int(ExitCode.CREDENTIALS if health.denied else ExitCode.DONE))
+
+
+def _check_trusts(screen: Screen, platforms: Platforms, settings: Settings, *, as_json: bool) -> ExitCode:
+    """`doctor --oidc`: what is wrong with whom roles trust, as a table or as JSON."""
+    from playbook.inventory import find_organizations  # noqa: PLC0415  # not for --help
+    from playbook.journal import Journal  # noqa: PLC0415  # as above
+    from playbook.trust_check import check_roles  # noqa: PLC0415  # as above
+    from playbook.world import CaseWorld  # noqa: PLC0415  # as above
+
+    try:
+        view = CaseWorld(platforms, Journal(), parallel=settings.parallel)
+        checked = check_roles(view, find_organizations(view, settings.organizations))
+    finally:
+        platforms.close()
+    if as_json:
+        screen.result(json.dumps(checked.document()))
+    else:
+        screen.trusts(checked.rows())
+    return ExitCode.CHANGES if checked.is_urgent else ExitCode.DONE
 
 
 @commands.command()

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from playbook.journal import Journal
     from playbook.model import Operator, Question, Step
     from playbook.ports import Platforms, Waits
+    from playbook.records import State
 
 T = TypeVar("T")
 
@@ -349,25 +350,8 @@ class Engine:
             done=frozenset(state.done),
             verified=frozenset(key for key, progress in state.progress.items() if progress.state == "verified"),
             unsettled=tuple(key for key, progress in state.progress.items() if progress.state not in SETTLED),
-            applied=tuple(self._not_put_back()) if reviewing else (),
+            applied=tuple(not_put_back(state)) if reviewing else (),
         )
-
-    def _not_put_back(self) -> Iterator[tuple[Action, Mapping[str, Any]]]:
-        """What the case changed, newest first, less what was put back since."""
-        state = self.journal.state
-        planned = (data for parts in state.plans.values() for part in parts for data in part.actions)
-        # What no plan holds (a repair, a parking) was done to keys of our own, which stay off.
-        actions = {action.key: action for action in map(action_from_data, planned)}
-        changed = [action for key, action in actions.items() if action.changes and self._may_have_changed(key)]
-        for action in sorted(changed, key=lambda action: -state.of(action.key).attempts[-1].seq):
-            last = state.of(action.key).attempts[-1]
-            back = [state.of(compensation.key) for compensation in action.undo(last.applied or {})]
-            if not back or any(item.state != "verified" or item.seq < last.seq for item in back):
-                yield action, last.applied or {}
-
-    def _may_have_changed(self, key: str) -> bool:
-        attempts = self.journal.state.of(key).attempts
-        return bool(attempts) and not attempts[-1].reset and attempts[-1].failed != Effect.NONE
 
     def _findings(self, only: Sequence[Step] | None) -> tuple[Finding, ...]:
         """What the plans found: all of it, or the newest round of some steps."""
@@ -496,3 +480,21 @@ class Engine:
         """Put the intent on disk; nothing is sent without it."""
         data = action.data() if embedded else None
         self.journal.append(Intended(key=action.key, basis=dict(basis), action=data))
+
+
+def not_put_back(state: State) -> Iterator[tuple[Action, Mapping[str, Any]]]:
+    """What a case changed, newest first, less what was put back since, each with what its `Applied` kept."""
+    planned = (data for parts in state.plans.values() for part in parts for data in part.actions)
+    # What no plan holds (a repair, a parking) was done to keys of our own, which stay off.
+    actions = {action.key: action for action in map(action_from_data, planned)}
+    changed = [action for key, action in actions.items() if action.changes and _may_have_changed(state, key)]
+    for action in sorted(changed, key=lambda action: -state.of(action.key).attempts[-1].seq):
+        last = state.of(action.key).attempts[-1]
+        back = [state.of(compensation.key) for compensation in action.undo(last.applied or {})]
+        if not back or any(item.state != "verified" or item.seq < last.seq for item in back):
+            yield action, last.applied or {}
+
+
+def _may_have_changed(state: State, key: str) -> bool:
+    attempts = state.of(key).attempts
+    return bool(attempts) and not attempts[-1].reset and attempts[-1].failed != Effect.NONE

@@ -72,6 +72,7 @@ class Sandbox:
 
         self.aws = MotoServer()
         self.aws.start(self._aws_port)
+        self.world.assume_role = self.aws.assume_role
         for account in self.state.accounts.values():
             for user in account.users:
                 self.aws.add_user(account.id, user)

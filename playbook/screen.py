@@ -100,6 +100,13 @@ class Screen:
         """One line of the result, or several as they are: never wrapped, not even on a terminal."""
         self.answer.out(_safe(text), highlight=False, end=end)
 
+    def trusts(self, rows: Sequence[Sequence[str]]) -> None:
+        """The roles that trust CircleCI and what is wrong with each, as a table of the result."""
+        table = _table("account", "role", "", "statement", "what", "what to do")
+        for row in rows:
+            table.add_row(*map(_cell, row))
+        self.answer.print(table)
+
     def document(self, text: str) -> None:
         """A whole document for a machine, past rich, which takes twenty times its size in memory."""
         try:

@@ -8,8 +8,11 @@ from steps.check_access import CheckAccess
 from steps.close_incident import CloseIncident
 from steps.confirm_builds import ConfirmBuilds
 from steps.contain_now import ContainNow
+from steps.cut_over_to_oidc import CutOverToOidc
 from steps.deactivate_exposed_keys import DeactivateExposedKeys
 from steps.inventory_secrets import InventorySecrets
+from steps.migrate_config import MigrateConfig
+from steps.migrate_to_oidc import MigrateToOidc
 from steps.put_back import PutBack
 from steps.replace_access_keys import ReplaceAccessKeys
 from steps.retire_old_keys import RetireOldKeys
@@ -34,6 +37,9 @@ PLAYBOOK: tuple[Step, ...] = (
     RotateCheckoutKeys(),
     UpdateVariables(),
     ConfirmBuilds(),
+    MigrateToOidc(),
+    MigrateConfig(),
+    CutOverToOidc(),
     SweepForPersistence(),
     CloseIncident(),
 )

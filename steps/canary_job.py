@@ -7,6 +7,7 @@ names is run again instead, and its success is the verdict.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -26,26 +27,20 @@ POLL_S: Final = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryAction(Action):
-    """What both kinds of canary share: they run in one project for one place of one key, and are watched to the end."""
+    """What every canary shares: it runs in one project on behalf of one key, and is watched to its end."""
 
     permissions: ClassVar[frozenset[str]] = frozenset()
     gate: ClassVar[str] = "canary"
 
-    pair: Pair
     account: str
     user: str
     old_key_id: str
     project: Project
 
     @property
-    def key(self) -> str:
-        sink = self.pair.sink
-        return f"{self.kind}:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
-
-    @property
-    def lane(self) -> str:
-        sink = self.pair.sink
-        return f"circleci:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+    @abstractmethod
+    def means(self) -> str:
+        """What the job reaches AWS with, for a sentence."""
 
     @property
     def subject(self) -> Mapping[str, str]:
@@ -61,7 +56,7 @@ class CanaryAction(Action):
         where = f"workflow {display(workflow.name)} in {display(self.project.slug)}"
         evidence: Evidence = {"workflow": workflow.id, "status": workflow.status.value}
         if workflow.status is WorkflowStatus.UNAUTHORIZED:
-            reason = f"{where} may not use {self.pair.describe()}: a restriction keeps it out"
+            reason = f"{where} may not use {self.means}: a restriction keeps it out"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         if not workflow.status.is_over:
             reason = f"{where} is {workflow.status.value}"
@@ -70,17 +65,8 @@ class CanaryAction(Action):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunCanary(CanaryAction):
-    """Run our one-job config with the place attached, and compare who it was with whom it should be."""
-
-    kind: ClassVar[str] = "circleci:run-canary"
-
-    user_arn: str
-    mint: str
-    region: str
-
-    def describe(self) -> str:
-        return f"run a canary job in {display(self.project.slug)} that signs with {self.pair.describe()}"
+class InlineCanary(CanaryAction):
+    """Run a one-job config of ours, and compare who it was with whom it should be."""
 
     def observe(self, view: View) -> Observation:
         pipeline_id = self._applied(view, "pipeline")
@@ -113,9 +99,68 @@ class RunCanary(CanaryAction):
             reason = f"the canary in {display(self.project.slug)} is over, and what it saw cannot be read yet"
             return Observation(status=Status.PENDING, evidence=evidence, reason=reason, wait="sink")
         if report.failure:
-            reason = f"a job with {self.pair.describe()} could not sign: {report.failure}"
+            reason = f"a job with {self.means} could not sign: {report.failure}"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         return self._compare(view, report, {**evidence, "account": report.account, "arn": report.arn})
+
+    @abstractmethod
+    def _compare(self, view: View, report: CanaryReport, evidence: Evidence) -> Observation:
+        """Judge what the job saw."""
+
+    @abstractmethod
+    def _config(self) -> str:
+        """The configuration to run."""
+
+    def _branch(self, view: View) -> str:
+        """The branch that the job says it is of."""
+        return view.circleci.default_branch(self.project)
+
+    def apply(self, world: World) -> Evidence:
+        definitions = world.circleci.pipeline_definitions(self.project)
+        if not definitions:
+            raise CircleCiError(
+                f"the canary in {display(self.project.slug)}, which has no pipeline definition",
+                code="NoPipelineDefinition",
+                effect=Effect.NONE,
+                retryable=False,
+            )
+        started = world.circleci.run_inline(self.project, definitions[0], self._branch(world), self._config())
+        return {"pipeline": started.id, "project": self.project.slug}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairCanary(CanaryAction):
+    """A canary of one place of a key."""
+
+    pair: Pair
+
+    @property
+    def key(self) -> str:
+        sink = self.pair.sink
+        return f"{self.kind}:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+
+    @property
+    def lane(self) -> str:
+        sink = self.pair.sink
+        return f"circleci:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+
+    @property
+    def means(self) -> str:
+        return self.pair.describe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCanary(InlineCanary, PairCanary):
+    """Run our one-job config with the place attached, and compare who it was with whom it should be."""
+
+    kind: ClassVar[str] = "circleci:run-canary"
+
+    user_arn: str
+    mint: str
+    region: str
+
+    def describe(self) -> str:
+        return f"run a canary job in {display(self.project.slug)} that signs with {self.pair.describe()}"
 
     def _compare(self, view: View, report: CanaryReport, evidence: Evidence) -> Observation:
         made = minted(view, self.mint)
@@ -142,25 +187,14 @@ class RunCanary(CanaryAction):
             return f": the project variable {display(self.pair.id_variable)} of {display(slug)} has it"
         return ": another source hides what was written"
 
-    def apply(self, world: World) -> Evidence:
-        definitions = world.circleci.pipeline_definitions(self.project)
-        if not definitions:
-            raise CircleCiError(
-                f"the canary in {display(self.project.slug)}, which has no pipeline definition",
-                code="NoPipelineDefinition",
-                effect=Effect.NONE,
-                retryable=False,
-            )
+    def _config(self) -> str:
         sink = self.pair.sink
         contexts = [sink.name] if sink.kind is SinkKind.CONTEXT else []
-        config = with_keys(contexts, self.pair.id_variable, self.pair.secret_variable, self.region)
-        branch = world.circleci.default_branch(self.project)
-        started = world.circleci.run_inline(self.project, definitions[0], branch, config)
-        return {"pipeline": started.id, "project": self.project.slug}
+        return with_keys(contexts, self.pair.id_variable, self.pair.secret_variable, self.region)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerunAsCanary(CanaryAction):
+class RerunAsCanary(PairCanary):
     """Run a workflow that the responder named once more; that it succeeds with the new key is the verdict."""
 
     kind: ClassVar[str] = "circleci:rerun-as-canary"

@@ -33,6 +33,8 @@ STRATEGIES = (
 GRACE_HOURS = 24
 GONE = "NoSuchEntity"
 REPLACING = frozenset({Strategy.REPLACE, Strategy.CONTAIN})
+WRITING = frozenset({*REPLACING, Strategy.OIDC})
+"""What changes the places of a key, and so has to know each of them for sure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def decide_keys(view: View, case: Case, ask: Ask) -> Decisions:
     decisions = Decisions(severity=severity, inventory=inventory, correlation=correlation, keys=decided)
     for item in decided:
         _ask_reason(item, ask)
-        if item.strategy in REPLACING and item.places:
+        if item.strategy in WRITING and item.places:
             _ask_confidence(item, ask)
     return decisions
 
@@ -237,19 +239,19 @@ def _refused(view: View, key: AccessKey, correlation: Correlation, inventory: In
     places, doubtful = correlation.stored_in(key.id), correlation.may_hold(key.id)
     if view.aws(key.account).own_key_id() == key.id:
         why = f"this run signs with {key.id} itself and would lock itself out; run with another identity for that"
-        return dict.fromkeys((*REPLACING, Strategy.DEACTIVATE), why)
+        return dict.fromkeys((*WRITING, Strategy.DEACTIVATE), why)
     if doubtful:
         where = f"{display(doubtful[0].stored.sink.name)}:{display(doubtful[0].stored.variable.name)}"
-        return dict.fromkeys(REPLACING, f"the tail in {where} fits several keys, so nothing says which one it holds")
+        return dict.fromkeys(WRITING, f"the tail in {where} fits several keys, so nothing says which one it holds")
     if by_hand := _by_hand(inventory, key):
         why = f"the AWS integration of {display(by_hand[0])} holds it too; clear that by hand and start again"
-        return dict.fromkeys(REPLACING, why)
+        return dict.fromkeys(WRITING, why)
     if not places:
         return {}
     halves = [place for place in places if place.secret_name is None]
     if halves:
         where = f"{display(halves[0].stored.sink.name)}:{display(halves[0].stored.variable.name)}"
-        return dict.fromkeys(REPLACING, f"no variable beside {where} holds the secret that belongs to it")
+        return dict.fromkeys(WRITING, f"no variable beside {where} holds the secret that belongs to it")
     slots, _ = _slots(view, key, correlation, inventory)
     if slots.refusal:
         return dict.fromkeys(REPLACING, slots.refusal)
@@ -297,7 +299,8 @@ def _ask_confidence(item: KeyDecision, ask: Ask) -> None:
     ask(
         Question(
             id=f"keys.min_confidence:{item.lane}/{item.key.id}",
-            prompt=f"Only the last four characters say that {where} holds {item.key.id}. Write the new key there?",
+            prompt=f"Only the last four characters say that {where} holds {item.key.id}. "
+            f"{'Remove it there' if item.strategy is Strategy.OIDC else 'Write the new key there'}?",
             kind=str,
             answer_key="keys.min_confidence",
             subject=_subject(item.key),

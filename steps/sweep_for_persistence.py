@@ -19,6 +19,8 @@ from playbook.scope import ask_window
 from steps.decisions import decide_keys
 from steps.exposed_keys import HISTORY, to_contain, trace_holes, trace_keys, unread
 from steps.iam_keys import DeactivateKey, minted, server_time
+from steps.oidc_permissions import AttachRolePolicy, PutRolePolicy
+from steps.oidc_providers import AddAudience, CreateProvider
 from steps.session_policies import POLICY, RevokeRoleSessions, RevokeUserSessions
 from steps.user_states import CREATE_KIND
 
@@ -44,6 +46,12 @@ SHOWN_MAX: Final = 100
 """Sightings of one account that are told one by one; the dangerous ones come first."""
 CREATES: Final = ("iam:create-role:", "iam:create-policy:", "iam:create-provider:", "iam:create-oidc-provider:")
 """The keys of actions that bring something into being whose name the plan says."""
+SAME_EFFECT: Final[Mapping[str, str]] = {
+    "CreateOpenIDConnectProvider": CreateProvider.kind,
+    "AddClientIDToOpenIDConnectProvider": AddAudience.kind,
+    "AttachRolePolicy": AttachRolePolicy.kind,
+}
+"""Calls that say by their names alone what they do: whoever else made the same one did what was approved."""
 AT_ONCE: Final = timedelta(seconds=5)
 """How far the event of a write of ours may be from the time that its answer carried."""
 LATE: Final = timedelta(minutes=15)
@@ -292,7 +300,8 @@ class _Ours:
     def __init__(self, view: View, account: str, keys: Sequence[KeyDecision], case: Case) -> None:
         self._view = view
         self._account = account
-        self._planned = tuple(key for key in (*case.verified, *case.unsettled) if key.startswith(CREATES))
+        self._every = (*case.verified, *case.unsettled)
+        self._planned = tuple(key for key in self._every if key.startswith(CREATES))
         creates = [f"{CREATE_KIND}:{item.lane}/{item.key.id}" for item in keys]
         self._minted = frozenset(made for create in creates for made in minted(view, create))
         self._unanswered = tuple(
@@ -318,15 +327,27 @@ class _Ours:
             # A create whose reply was lost is known by its intent's tag, which went out once (invariants 3.8).
             lost = any(tag in event.user_agent.split() for tag in self._unanswered)
             return lost or bool(self._minted.intersection(event.resources))
+        if event.name in SAME_EFFECT:
+            return any(self._may_have_done(key) for key in self._naming(SAME_EFFECT[event.name], event))
+        if event.name == "PutRolePolicy" and POLICY not in event.resources:
+            return any(self._did_then(key, event) for key in self._naming(PutRolePolicy.kind, event))
         kinds = {
             "PutUserPolicy": RevokeUserSessions.kind,
             "PutRolePolicy": RevokeRoleSessions.kind,
         }
         if event.name not in kinds or POLICY not in event.resources:
             return False
-        return any(
-            abs(event.at - at) <= AT_ONCE
-            for name in event.resources
-            for attempt in self._view.past(f"{kinds[event.name]}:{self._account}/{name}")
-            if (at := server_time(attempt.applied or attempt.basis)) is not None
-        )
+        return any(self._did_then(f"{kinds[event.name]}:{self._account}/{name}", event) for name in event.resources)
+
+    def _naming(self, kind: str, event: TrailEvent) -> list[str]:
+        """The actions of this case that name everything that the event does."""
+        names = [name.removeprefix("https://") for name in event.resources]
+        mine = [key for key in self._every if key.startswith(f"{kind}:{self._account}/")]
+        return [key for key in mine if names and all(f"/{name}/" in f"{key}/" for name in names)]
+
+    def _may_have_done(self, key: str) -> bool:
+        return any(attempt.failed != Effect.NONE for attempt in self._view.past(key))
+
+    def _did_then(self, key: str, event: TrailEvent) -> bool:
+        times = (server_time(attempt.applied or attempt.basis) for attempt in self._view.past(key))
+        return any(at is not None and abs(event.at - at) <= AT_ONCE for at in times)

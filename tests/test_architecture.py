@@ -95,6 +95,7 @@ LAYERS: dict[str, set[str]] = {
     "report": {*JOURNAL, "summary"},
     "modes": {*ENGINE, "inventory", "scope", "clients", "twins", "operators", "log"},
     # The commands' own helpers, between the modes and the command line.
+    "trust_check": {*BASE, "iam_policy", "trust"},
     "doctor": {*ENGINE, "inventory", "modes"},
     "sandbox": {*BASE, "correlate", "twins"},
     "screen": {*ENGINE, "collect", "modes", "summary"},

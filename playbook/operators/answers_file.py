@@ -90,13 +90,14 @@ class KeysEntry(Table, frozen=True, kw_only=True):
     canary: bool | None = None
     canary_workflows: list[Text] | None = None
     prove_at: list[Text] | None = None
-    override: list[Literal["canary", "silence", "drain", "service", "lease"]] | None = None
+    override: list[Literal["canary", "silence", "drain", "service", "lease", "config"]] | None = None
     reason: Text | None = None
     min_confidence: Literal["confirmed", "strong", "tail-only"] | None = None
     on_lost_secret: Literal["stop", "recreate"] | None = None
     rerun_failed: bool | None = None
     revoke_sessions: bool | None = None
     found: Literal["leave", "deactivate"] | None = None
+    config_merged: bool | None = None
 
 
 class VariableMatch(Table, frozen=True, kw_only=True):
@@ -122,9 +123,12 @@ class OidcTable(Table, frozen=True, kw_only=True):
 
     role_name: Text | None = None
     context: Text | None = None
-    trust: Text | None = None
-    permissions: Text | None = None
+    trust: Literal["default", "project-id", "sub"] | None = None
+    permissions: Literal["copy", "least-privilege"] | None = None
     branch: Text | None = None
+    region: Text | None = None
+    issuer: Text | None = None
+    ecr_repositories: list[Text] | None = None
 
 
 class ApproveTable(Table, frozen=True, kw_only=True):
@@ -178,13 +182,15 @@ ALLOWED: Final[Mapping[str, str]] = {
     "keys.canary": "true or false",
     "keys.canary_workflows": 'a list of workflows to run again as a canary, such as ["gh/acme/api:deploy"]',
     "keys.prove_at": 'a list of services and regions, such as ["ecr:eu-west-1", "s3:us-east-1"]',
-    "keys.override": 'a list of gates to pass with `reason`: "canary", "silence", "drain", "service", "lease"',
+    "keys.override": 'a list of gates to pass with `reason`: "canary", "silence", "drain", "service", '
+    '"lease", "config"',
     "keys.reason": "a text that is not blank, in quotes",
     "keys.min_confidence": '"confirmed", "strong" or "tail-only"',
     "keys.on_lost_secret": '"stop" or "recreate"',
     "keys.rerun_failed": "true or false",
     "keys.revoke_sessions": "true or false",
     "keys.found": '"leave" or "deactivate"',
+    "keys.config_merged": "true or false",
     "variables.match": 'a table such as { name = "NPM_TOKEN", context = "deploy" }; {} matches every variable',
     "variables.match.kind": 'a text in quotes, such as "checkout-key" or "*-token"',
     "variables.match.detail": 'a text in quotes, such as "deploy-key"',
@@ -199,9 +205,12 @@ ALLOWED: Final[Mapping[str, str]] = {
     "waits": "a whole number of seconds, 0 or more, for any of " + ", ".join(Waits.__dataclass_fields__),
     "oidc.role_name": 'a text such as "circleci-{project}"',
     "oidc.context": 'a text such as "aws-oidc"',
-    "oidc.trust": "a text that is not blank, in quotes",
-    "oidc.permissions": 'a text such as "copy"',
+    "oidc.trust": '"default", "project-id" or "sub"',
+    "oidc.permissions": '"copy" or "least-privilege"',
     "oidc.branch": 'a text such as "main"',
+    "oidc.region": 'a text such as "eu-west-1"',
+    "oidc.issuer": 'a text such as "https://oidc.circleci.com/org/{org}"',
+    "oidc.ecr_repositories": 'a list of ARNs of repositories, or ["*"]',
     "approve.digest": '"sha256:" and 64 hexadecimal digits, as `run --dry-run` prints it',
 }
 """What each key may be, in words: for messages and for the documentation."""

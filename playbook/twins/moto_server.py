@@ -29,11 +29,12 @@ from xml.sax.saxutils import escape
 from playbook.errors import UsageError
 from playbook.ports import Credential, KeyStatus
 from playbook.secret import Secret
-from playbook.twins import moto_rules, moto_seed
+from playbook.twins import moto_rules, moto_seed, roles_assumed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from playbook.ports import Identity, Json
     from playbook.twins.state import Account, TrailEvent
 
 Respond = Callable[..., Any]
@@ -279,6 +280,28 @@ class MotoServer:
             signer = self._signer(key_id)
             assert signer is not None
             return Secret(signer.secret)
+
+    def assume_role(self, role_arn: str, claims: Mapping[str, Json]) -> Identity | None:
+        """Who a job with these claims becomes: moto's own roles and providers, judged as STS does."""
+        token = roles_assumed.token_of(claims)
+        _, _, name = role_arn.rpartition("/")
+        backend = self._backend(role_arn.split(":")[4])
+        role = next((item for item in backend.roles.values() if item.name == name), None)
+        if token is None or role is None:
+            return None
+        providers = backend.open_id_providers.items()
+        found = next(
+            ((arn, item) for arn, item in providers if arn.endswith(f"oidc-provider/{token.issuer.name}")), None
+        )
+        if found is None:
+            return None
+        trusting = roles_assumed.Trusting(
+            role=name,
+            trust=json.loads(role.assume_role_policy_document),
+            provider=found[0],
+            client_ids=tuple(found[1].client_id_list),
+        )
+        return roles_assumed.decide(role_arn, token, trusting)
 
     def key_of(self, digest: str) -> tuple[Credential, bool] | None:
         """The truth: the living key whose id has this digest, and whether it is on."""

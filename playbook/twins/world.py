@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 from playbook.errors import UsageError
 from playbook.ports import AccessKey, KeyStatus, Platforms, Sink, SinkKind
 from playbook.secret import Secret
-from playbook.twins import iam_keys, pipeline, sessions, trail
+from playbook.twins import iam_keys, pipeline, roles_assumed, sessions, trail
 from playbook.twins import state as states
 from playbook.twins.circleci import CircleCiTwin
 from playbook.twins.circleci_calls import canonical
@@ -58,6 +58,7 @@ class TwinWorld(Remote):
             account: IamTwin(self, account, live=(live or {}).get(account)) for account in sorted(state.accounts)
         }
         self.circleci = CircleCiTwin(self)
+        self.assume_role = lambda role_arn, claims: roles_assumed.assume(self, role_arn, claims)
 
     @classmethod
     def load(

@@ -69,7 +69,7 @@ variables = [
 """
 
 
-def run_program(environment, *arguments, cwd, stdin=subprocess.DEVNULL, **options):
+def run_program(environment, *arguments, cwd, stdin=subprocess.DEVNULL, timeout=120, **options):
     """Run the installed program to its end."""
     return subprocess.run(
         [PROGRAM, *map(str, arguments)],
@@ -78,7 +78,7 @@ def run_program(environment, *arguments, cwd, stdin=subprocess.DEVNULL, **option
         stdin=stdin,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
         **options,
     )
