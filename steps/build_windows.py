@@ -22,8 +22,9 @@ from steps.replace_access_keys import CreateAccessKey, StoreKey
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from playbook.correlate import StoredVariable
     from playbook.inventory import Inventory
-    from playbook.ports import Attempt, Job, View
+    from playbook.ports import Attempt, Job, Variables, View
     from steps.decisions import KeyDecision
 
 LOOK_BACK: Final = timedelta(hours=5)
@@ -99,6 +100,8 @@ def find_windows(view: View, decided: Iterable[KeyDecision]) -> Windows:
     gaps: list[Gap] = []
     unmeasured: list[Sink] = []
     doubts: list[str] = []
+    decided = tuple(decided)
+    lists = _lists(view, [place.stored for item in decided for place in item.places])
     for item in decided:
         off_at = _switched_off_at(view, item)
         for place in item.places:
@@ -107,11 +110,10 @@ def find_windows(view: View, decided: Iterable[KeyDecision]) -> Windows:
             attempts = _writes(view, sink, names[0])
             if not attempts:
                 continue
-            try:
-                torn = _torn(view, sink, names, attempts)
-            except CircleCiError as error:
-                doubts.append(f"when {display(sink.name)} was written could not be read ({error.code})")
-                torn = None
+            shown = lists.get(sink)
+            torn = _torn(shown, names, attempts) if not isinstance(shown, CircleCiError) else None
+            if isinstance(shown, CircleCiError):
+                doubts.append(f"when {display(sink.name)} was written could not be read ({shown.code})")
             if torn is not None:
                 gaps.append(Gap(sink=sink, seconds=(torn[1] - torn[0]).total_seconds()))
                 why = "its key id and its secret did not belong together"
@@ -134,13 +136,26 @@ def _writes(view: View, sink: Sink, id_variable: str) -> list[Attempt]:
     return [attempt for attempt in tried if attempt.failed != Effect.NONE]
 
 
+def _lists(view: View, stored: Sequence[StoredVariable]) -> dict[Sink, Variables | CircleCiError]:
+    """What each context with a new pair shows, or why it cannot be read; each is read once, all side by side."""
+    written = [item for item in stored if item.sink.kind is SinkKind.CONTEXT]
+    sinks = tuple({item.sink: None for item in written if _writes(view, item.sink, item.variable.name)})
+
+    def read(sink: Sink) -> Variables | CircleCiError:
+        try:
+            return view.circleci.variables(sink)
+        except CircleCiError as error:
+            return error
+
+    return dict(zip(sinks, view.gather(read, sinks), strict=True))
+
+
 def _torn(
-    view: View, sink: Sink, names: tuple[str, str], attempts: Sequence[Attempt]
+    stored: Variables | None, names: tuple[str, str], attempts: Sequence[Attempt]
 ) -> tuple[datetime, datetime] | None:
-    """From the first half written to the last; None where CircleCI shows no times."""
-    if sink.kind is not SinkKind.CONTEXT:
+    """From the first half written to the last; None where CircleCI shows no times, as for projects."""
+    if stored is None:
         return None
-    stored = view.circleci.variables(sink)
     found = [variable for name in names if (variable := stored.find(name)) is not None]
     shown = [variable.updated_at for variable in found if variable.updated_at is not None]
     if len(shown) < len(names):

@@ -24,6 +24,7 @@ from playbook.records import Opened
 from playbook.secret import Secret
 from playbook.twins import state as states
 from playbook.twins.iam_keys import Standing, standing
+from playbook.twins.switches import Switches
 from playbook.twins.world import TwinWorld
 from steps import PLAYBOOK
 
@@ -33,6 +34,9 @@ PLACES = 3
 PAIRS_A_CONTEXT = 50
 """A context holds 100 variables at most."""
 DELAY_S = 0.05
+# No waits and no lags: virtual time passes only while nothing else is under way, and would hold real threads up.
+WAITS = Waits(proof=0, settle=0, relist=0)
+PROMPT = Switches(sts_lag_s=0, off_lag_s=0, list_lag_s=0, status_lag_s=0, rights_lag_s=0, service_lag_s=0, tail_lag_s=0)
 PARALLEL = 16
 ACCOUNT = "111122223333"
 ORGANIZATION = "gh/acme"
@@ -79,7 +83,7 @@ def world_of(keys):
     circleci = states.CircleCiState(
         login="responder", organizations={ORGANIZATION: organization}, contexts=contexts, projects={}
     )
-    return TwinWorld(states.State(now=START, accounts={ACCOUNT: account}, circleci=circleci))
+    return TwinWorld(states.State(now=START, accounts={ACCOUNT: account}, circleci=circleci), switches=PROMPT)
 
 
 class Answers:
@@ -161,7 +165,7 @@ def rotated(keys, parallel):
     watcher = Watcher(world, keys)
     journal = Journal(now=world.clock.now)
     journal.append(Opened(case="bench", tool="bench", mode="rehearsal", host=this_host()))
-    engine = Engine(journal, world.platforms(), Answers(), waits=Waits(), parallel=parallel)
+    engine = Engine(journal, world.platforms(), Answers(), waits=WAITS, parallel=parallel)
     world.on_call = watcher
     began = time.perf_counter()
     outcome = engine.run(PLAYBOOK)
