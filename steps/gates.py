@@ -116,14 +116,14 @@ class DrainJobs(Gate):
         known = looks[-1].get("pipelines") if looks else None
         if known is None:
             began = float(str(looks[0]["began"])) if looks else view.clock.monotonic()
+            evidence: Evidence = {"began": str(began)}
             if not looks and len(self.projects) > FEW:
                 reason = "looking at what runs, once for all keys that wait for it"
-                evidence: Evidence = {"began": str(began)}
                 return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=TOGETHER_S)
             running = view.share(f"running:{'|'.join(self.projects)}", lambda: self._first_look(view), since=began)
             if running is None:
                 reason = "another key's look at what runs is under way"
-                return Observation(status=Status.PENDING, evidence=looks[0], reason=reason, again_s=TOGETHER_S)
+                return Observation(status=Status.PENDING, evidence=evidence, reason=reason, again_s=TOGETHER_S)
         else:
             running = _busy(view, [str(item) for item in _texts(known)])
         return self._judge(view, running)

@@ -24,6 +24,7 @@ from playbook.twins.world import TwinWorld
 from playbook.world import CaseWorld
 from steps import PLAYBOOK
 from steps.canary_job import RunCanary
+from steps.gates import DrainJobs
 from steps.iam_keys import Pair
 
 USER = "ci-deploy"
@@ -387,3 +388,21 @@ def test_keys_that_wait_at_once_share_one_look_at_what_runs() -> None:
     assert outcome.exit_code is ExitCode.DONE, [trouble.reason for trouble in outcome.troubles]
     assert len(listed) == 22, "both keys, one look at 22 projects"
     assert all(status is KeyStatus.INACTIVE for status in (old_key(world), old_key(world, "ci-ecr")))
+
+
+def test_a_key_that_meets_anothers_look_under_way_looks_again_later() -> None:
+    """Found by the histories: two lanes at the same instant, and few projects."""
+    world = TwinWorld(two_users())
+    view = CaseWorld(world.platforms(), Journal())
+    gate = DrainJobs(account=ACCOUNT, user=USER, old_key_id=OLD[USER], projects=("gh/acme/api",))
+    seen = []
+
+    def while_it_is_under_way() -> list[str]:
+        seen.append(gate.observe(view))
+        return []
+
+    view.share("running:gh/acme/api", while_it_is_under_way, since=view.clock.monotonic())
+
+    assert [item.status for item in seen] == [Status.PENDING]
+    view.looked(gate.key, seen[0].evidence)
+    assert gate.observe(view).status is Status.PRESENT

@@ -61,6 +61,6 @@ def test_lanes_really_interleave():
 
 
 def _order(seen):
-    assert (seen.report.ended, seen.report.code) == ("exit", 0)
+    assert (seen.report.ended, seen.report.code) == ("exit", 0), seen.report.detail
     puts = [event for event in seen.events if "before put_variable" in event]
     return "".join("d" if "deploy" in event or "api" in event else "e" for event in puts)
