@@ -291,7 +291,8 @@ class Trial:
     def _was_denied(self, trouble: dict[str, Any]) -> bool:
         parts = (*self.case.parts, *self.case.after)
         denied = any(fault.startswith("deny") for part in parts for fault in part.faults)
-        return bool(trouble.get("failed")) and denied
+        # The last look at a user says so too when the switching off, a step before, was refused.
+        return denied and (bool(trouble.get("failed")) or "it was not switched off" in trouble["reason"])
 
     def _strangers(self, what: str) -> bool:
         parts = (*self.case.parts, *self.case.after)
