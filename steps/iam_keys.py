@@ -348,7 +348,7 @@ class ConfirmKeys(Action):
         still_on = [key.id for key in listing.keys if key.id in self.off and key.is_active]
         if still_on:
             was_off = switched_off_at(view, self.account, self.user, still_on[0]) is not None
-            reason = f"{still_on[0]} is active again" if was_off else f"{still_on[0]} is still on: it was not switched off"
+            reason = f"{still_on[0]} {'is active again' if was_off else 'is still on: it was not switched off'}"
             return Observation(status=Status.CONFLICT, evidence=evidence, reason=reason)
         left = self._left_s(view, listing)
         if left > 0:

@@ -98,6 +98,8 @@ class _Planned:
         self._roles: dict[tuple[str, str], list[str]] = {}
         self._alive_since = _ask_alive_since(view, ask)
         self._details: dict[str, AccountDetails | None] = {}
+        self._off: set[str] = set()
+        """The keys that this run switches off before their sessions end."""
         self.findings: list[Finding] = []
 
     def revocations(self) -> Iterator[Action]:
@@ -105,11 +107,14 @@ class _Planned:
         for (account, user), keys in self._users.items():
             if self._fits(account, user=user):
                 self._say_when(f"the user {display(user)} in {account}", USER_SESSION)
-                yield RevokeUserSessions(account=account, user=user, keys=tuple(dict.fromkeys(keys)))
+                yield RevokeUserSessions(account=account, user=user, keys=_once(keys), off=self._going_off(keys))
         for (account, role), keys in self._roles.items():
             if self._fits(account, role=role):
                 self._say_when(f"the role {display(role)} in {account}", ROLE_SESSION)
-                yield RevokeRoleSessions(account=account, role=role, keys=tuple(dict.fromkeys(keys)))
+                yield RevokeRoleSessions(account=account, role=role, keys=_once(keys), off=self._going_off(keys))
+
+    def _going_off(self, keys: Sequence[str]) -> tuple[str, ...]:
+        return tuple(key for key in _once(keys) if key in self._off)
 
     def take(self, item: KeyDecision, trace: Trace) -> None:
         """Plan what ends the sessions of one key."""
@@ -119,6 +124,8 @@ class _Planned:
             self.findings.append(Finding(level="warning", text=text))
             return
         self._users.setdefault((item.key.account, item.key.user), []).append(name)
+        if item.strategy in OFF_NOW and item.key.is_active:
+            self._off.add(name)
         if item.strategy not in OFF_NOW and item.key.is_active:
             text = (
                 f"{item.key.id} of {display(item.key.user)} stays on until it is replaced: the sessions made by now "
@@ -327,3 +334,7 @@ def _principal(arn: str) -> str:
     """The role behind a session's ARN, as `aws:PrincipalArn` has it; a path of the role is not in the session."""
     prefix, _, rest = arn.partition(":assumed-role/")
     return f"{prefix.replace(':sts:', ':iam:')}:role/{rest.partition('/')[0]}" if rest else arn
+
+
+def _once(keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(keys))

@@ -87,6 +87,16 @@ def last_off_at(view: View, keys: tuple[str, ...]) -> datetime | None:
     return max((at for at in times if at is not None), default=None)
 
 
+def _is_off(view: View, name: str) -> bool:
+    """Whether this case switched the key off, or it cannot sign anyway."""
+    account, user, key_id = name.split("/")
+    if switched_off_at(view, account, user, key_id) is not None:
+        return True
+    listing = list_keys(view, account, user)
+    seen = None if isinstance(listing, Observation) else listing.find(key_id)
+    return seen is None or not seen.is_active
+
+
 @dataclass(frozen=True, kw_only=True)
 class _RevokeSessions(Action):
     """What the two revocations share: the time before which sessions end, and how it is proved.
@@ -101,6 +111,8 @@ class _RevokeSessions(Action):
     account: str
     keys: tuple[str, ...]
     """The keys whose sessions end, as `account/user/id`."""
+    off: tuple[str, ...] = ()
+    """Those of them that this run switches off: while one is on, it goes on making sessions."""
 
     @property
     @abstractmethod
@@ -120,6 +132,11 @@ class _RevokeSessions(Action):
         now = aws_time(view, *self._clock_user())
         if isinstance(now, Observation):
             return now
+        on = next((name for name in self.off if not _is_off(view, name)), None)
+        if on is not None:
+            key_id = on.rpartition("/")[2]
+            reason = f"{key_id} is still on: it was not switched off, and would make new sessions"
+            return Observation(status=Status.CONFLICT, reason=reason)
         document = self._read(view)
         cutoff = cutoff_of(document) if document is not None else None
         if document is not None and cutoff is None:

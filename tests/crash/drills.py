@@ -181,7 +181,6 @@ DRILLS: dict[str, Callable[[], Iterator[Case]]] = {
     "undo-counted-by-its-intent": lambda: stranger_then_death("put-old", "ctx-deploy", "set_key_status"),
     "denial-dated-by-its-intent": lambda: uninterrupted(Conditions(strategy="contain", lag="long")),
     "denial-unread": lambda: uninterrupted(Conditions(strategy="contain"), "drop-request:put_user_policy:1"),
-    "last-look-without-sinks": lambda: kills(Conditions(policy=CUT), since="put_variable"),
     "skip-the-canary": lambda: uninterrupted(INLINE),
     "canary-verdict-ignored": lambda: uninterrupted(INLINE),
     "gate-skipped-instead-of-overridden": lambda: uninterrupted(OVERRIDDEN),

@@ -388,23 +388,12 @@ def undo_counted_by_its_intent() -> None:
     Lanes._conflict = conflict_believing
 
 
-@mutant("the last look does not read the sinks, and a replaced key goes unlooked", "I6")
-def last_look_without_sinks() -> None:
-    plan = steps.replace_access_keys._replacement
-
-    def careless(*arguments: Any) -> Any:
-        actions, findings = plan(*arguments)
-        return [replace(a, pairs=()) if isinstance(a, ConfirmKeys) else a for a in actions], findings
-
-    steps.replace_access_keys._replacement = careless
-
-
 @mutant("sessions are denied up to the intent, though the key still works for a while", "I6")
 def denial_dated_by_its_intent() -> None:
     steps.session_policies.last_off_at = lambda view, keys: None
 
 
-@mutant("a denial of sessions counts as made once it was sent", "I6")
+@mutant("a denial of sessions counts as made once it was sent", "I6", "I16")
 def denial_unread() -> None:
     observe = RevokeUserSessions.observe
 

@@ -285,8 +285,9 @@ class SagaChecks:
         elif kind == BLOCK or (kind == ALLOW and self.ledger.may_have_done(f"{BLOCK}{rest}")):
             said = self.truth.world.state.circleci.organizations[rest].running_disabled is (kind == BLOCK)
         elif kind in {REVOKE_USER, REVOKE_ROLE}:
-            before = datetime.fromisoformat(evidence["cutoff"]) - timedelta(seconds=1)
-            said = not self._session_lives(kind, rest, before)
+            cutoff = evidence.get("cutoff")
+            before = datetime.fromisoformat(cutoff) - timedelta(seconds=1) if cutoff else None
+            said = before is not None and not self._session_lives(kind, rest, before)
         elif kind in {NEW_CHECKOUT, OLD_CHECKOUT}:
             slug, _, fingerprint = rest.rpartition("/")
             listed = {item.fingerprint for item in self.truth.world.state.circleci.projects[slug].checkout_keys}
