@@ -31,6 +31,7 @@ _COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("--role-arn", metavar="ARN", help="Role to log in with, or a variable that holds it: $AWS_ROLE_ARN.")
 @click.option("--job-role", "job_roles", multiple=True, metavar="JOB=ARN", help="Another role for one job.")
+@click.option("--also-job", "also", multiple=True, metavar="JOB", help="A job whose scripts reach AWS unseen.")
 @click.option("--context", default="aws-oidc", metavar="NAME", help="Context for the jobs (aws-oidc); '' adds none.")
 @click.option("--region", default="", metavar="REGION", help="Region, or a variable that holds it.")
 @click.option("--session-name", default="", metavar="NAME", help="Session's name in CloudTrail; default the job's.")
@@ -80,6 +81,7 @@ def _asked(options: Mapping[str, Any]) -> Options:
     asked = Options(
         role_arn=options["role_arn"],
         roles=roles,
+        also=frozenset(options["also"]),
         context=options["context"],
         region=options["region"],
         session_name=options["session_name"],

@@ -491,3 +491,15 @@ def test_without_the_tool_nothing_is_sent(run, checkout, tmp_path):
     done = run(checkout(), "--validate-with-cli", PATH=str(tmp_path))
     assert done.returncode == 2
     assert "nothing was sent" in done.stderr
+
+
+def test_a_job_whose_script_reaches_aws_is_named_by_hand(run, tmp_path):
+    hidden = CONFIG.replace("aws s3 sync site s3://site", "./deploy.sh").replace("      - aws-cli/setup\n", "")
+    path = tmp_path / "hidden.yml"
+    path.write_text(hidden)
+    unseen = run(path)
+    named = run(path, "--also-job", "deploy")
+    assert unseen.returncode == 0
+    assert named.returncode == 10
+    assert f"+          role_arn: {ROLE}" in named.stdout or f"role_arn: {ROLE}" in named.stdout
+    assert path.read_text() == hidden
