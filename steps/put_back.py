@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from playbook.model import Action, Finding, Observation, Phase, Plan, Severity, Step
 from playbook.ports import display
 from steps.checkout_keys import CreateCheckoutKey, DeleteCheckoutKey
-from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey, list_keys
+from steps.iam_keys import ActivateKey, DeactivateKey, DeleteKey, KeyAction, list_keys
 from steps.oidc_contexts import DeleteContext, LiftRestriction, RemoveSetting
 from steps.oidc_permissions import DeletePolicy, DetachRolePolicy, RemoveRolePolicy
 from steps.oidc_providers import DeleteProvider, RemoveAudience
@@ -123,12 +123,19 @@ def _deleted(view: View, case: Case) -> set[str]:
     for action, evidence in case.applied:
         if isinstance(action, DeleteCheckoutKey) and evidence:
             found.add(action.fingerprint)
-        elif isinstance(action, DeleteKey):
-            listing = list_keys(view, action.account, action.user)
-            listed = not isinstance(listing, Observation) and listing.find(action.key_id) is not None
-            if evidence or not listed:
+        elif isinstance(action, DeleteKey) and (evidence or not _is_listed(view, action)):
+            found.add(action.key_id)
+        elif isinstance(action, DeactivateKey):
+            # A key that gave up its slot was deleted by a repair, which no plan holds.
+            tries = view.past(f"{DeleteKey.kind}:{action.lane}/{action.key_id}")
+            if any(attempt.applied is not None for attempt in tries) or (tries and not _is_listed(view, action)):
                 found.add(action.key_id)
     return found
+
+
+def _is_listed(view: View, action: KeyAction) -> bool:
+    listing = list_keys(view, action.account, action.user)
+    return not isinstance(listing, Observation) and listing.find(action.key_id) is not None
 
 
 def _replaces(action: Action) -> str:
