@@ -453,6 +453,9 @@ class Engine:
                     self._park(provider, attempt.applied, written)
 
     def _park(self, provider: Action, made: Mapping[str, Any], written: Sequence[Action]) -> None:
+        parking = provider.park(made)
+        if parking and all(self.journal.state.of(action.key).state == "verified" for action in parking):
+            return  # seen to be off already, as an orphan that was retired is
         try:
             if written and self.stopping:
                 # There is no time for the second look without which a first one proves nothing.
@@ -460,7 +463,7 @@ class Engine:
                 return
             if written and self._holders(written, made):
                 return
-            for action in provider.park(made):
+            for action in parking:
                 self._do_now(action)
             self.world.drop(provider.credential)
         except (ServiceError, CredentialsError):

@@ -124,7 +124,7 @@ class _Planned:
             self.findings.append(Finding(level="warning", text=text))
             return
         self._users.setdefault((item.key.account, item.key.user), []).append(name)
-        if item.strategy in OFF_NOW and item.key.is_active:
+        if item.strategy in OFF_NOW:
             self._off.add(name)
         if item.strategy not in OFF_NOW and item.key.is_active:
             text = (

@@ -106,7 +106,7 @@ def test_a_key_that_only_a_legacy_integration_holds_has_no_safe_default() -> Non
     ]
     assert question.default is None
     assert question.detail["stored in"] == "the AWS integration of gh/acme/web"
-    assert set(question.refused) == {"replace", "contain"}
+    assert set(question.refused) == {"replace", "contain", "oidc"}
     assert "clear that by hand" in question.refused["replace"]
 
 
