@@ -136,13 +136,11 @@ class PairCanary(CanaryAction):
 
     @property
     def key(self) -> str:
-        sink = self.pair.sink
-        return f"{self.kind}:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+        return f"{self.kind}:{self.pair.id}"
 
     @property
     def lane(self) -> str:
-        sink = self.pair.sink
-        return f"circleci:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+        return f"circleci:{self.pair.id}"
 
     @property
     def means(self) -> str:

@@ -61,6 +61,11 @@ class Pair:
     id_variable: str
     secret_variable: str
 
+    @property
+    def id(self) -> str:
+        """What the keys and lanes of actions on it are made of: `context/<id>/AWS_ACCESS_KEY_ID`."""
+        return f"{self.sink.kind.value}/{self.sink.id}/{self.id_variable}"
+
     def describe(self) -> str:
         """For a person: `context deploy (AWS_ACCESS_KEY_ID)`."""
         return f"{self.sink.kind.value} {display(self.sink.name)} ({display(self.id_variable)})"

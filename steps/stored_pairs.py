@@ -34,13 +34,11 @@ class PairAction(Action):
 
     @property
     def key(self) -> str:
-        sink = self.pair.sink
-        return f"{self.kind}:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+        return f"{self.kind}:{self.pair.id}"
 
     @property
     def lane(self) -> str:
-        sink = self.pair.sink
-        return f"circleci:{sink.kind.value}/{sink.id}/{self.pair.id_variable}"
+        return f"circleci:{self.pair.id}"
 
     @property
     def subject(self) -> Mapping[str, str]:
